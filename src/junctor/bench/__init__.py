@@ -1,0 +1,1 @@
+"""The bench: one honest protocol for every policy."""

@@ -1,0 +1,1 @@
+"""Encoders: text to vector. One file each; `static` is the default."""

@@ -1,0 +1,1 @@
+"""Estimators: predict outcomes per target. One file each."""

@@ -1,0 +1,1 @@
+"""Policies: decide. One file each."""

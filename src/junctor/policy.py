@@ -1,0 +1,190 @@
+"""The contracts. Everything that chooses is one of these four.
+
+    EstimatorConfig.fit(table, features, rng) -> Estimator     predicts Outcomes, with uncertainty, per target
+    PolicyConfig.fit(table, features, rng)    -> Policy        decides
+    Learner                                                    a Policy that also takes (Decision, Outcome) pairs
+
+A *config* is a frozen, keyword-only dataclass: hyper-parameters and nothing else. Its `candidates` is the grid that is tuned on
+validation rows. What `fit` returns decides with numpy alone: scikit-learn, torch and friends are allowed inside `fit` only.
+Deciding is pure and synchronous: no clock, no file, no network, and randomness is passed in.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from junctor.types import Catalogue, Decision, Outcome, Request, Target
+
+if TYPE_CHECKING:
+    from junctor.features import Features
+    from junctor.outcomes import OutcomeTable
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Learned state as plain data: `config` goes to JSON, `arrays` to safetensors. Never pickle."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Predicted outcomes. Every array is [M] for one request or [N, M] for many; columns follow the estimator's `targets`.
+
+    quality      expected quality in [0, 1]; NaN = this target cannot be predicted
+    quality_std  its standard deviation, or None
+    cost_usd, latency_s, output_tokens   expected values, or None when nothing was recorded
+    """
+
+    quality: Array
+    quality_std: Array | None = None
+    cost_usd: Array | None = None
+    latency_s: Array | None = None
+    output_tokens: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A policy along its trade-off knob, dearest preference for quality first.
+
+    settings      [L] the knob's values (λ; NaN for a policy without a knob)
+    choices       [L, N] positions in the catalogue
+    propensities  [L, N] probability of each choice
+    """
+
+    settings: Array
+    choices: NDArray[np.intp]
+    propensities: Array
+
+
+class EstimatorConfig(ABC):
+    """Hyper-parameters of an estimator. Subclasses are frozen keyword-only dataclasses; unknown settings are an error."""
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> Estimator:
+        """Learn from N recorded queries. `features` has the same N rows as the table; cells may be missing (NaN)."""
+
+    def candidates(self, rows: int) -> Sequence[Self]:
+        """The grid to tune on validation rows, given how many training rows there are; itself alone by default."""
+        del rows
+        return [self]
+
+    def settings(self) -> dict[str, Any]:
+        """The hyper-parameters as plain data."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
+
+
+class Estimator(ABC):
+    """A fitted estimator: numpy only."""
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    targets: tuple[str, ...]
+
+    @abstractmethod
+    def predict_many(self, features: Features) -> Prediction:
+        """Arrays of shape [N, M] for N requests, columns in the order of `targets`."""
+
+    def predict(self, features: Features) -> Prediction:
+        """Arrays of shape [M] for one request; override where one row can be done faster than a batch of one."""
+        many = self.predict_many(features)
+        fields = (many.quality, many.quality_std, many.cost_usd, many.latency_s, many.output_tokens)
+        return Prediction(*(None if a is None else a[0] for a in fields))  # type: ignore[arg-type]
+
+    @abstractmethod
+    def onboard(self, target: str, rows: OutcomeTable, features: Features) -> Estimator:
+        """A new estimator that also knows `target`, from a few billed rows that record it; the old one is unchanged."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """Everything needed to make this object again."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, state: State) -> Self:
+        """The inverse of `state`; raises ArtefactError when it does not fit."""
+
+
+class PolicyConfig(ABC):
+    """What to decide by. Subclasses are frozen keyword-only dataclasses."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> Policy:
+        """Learn what is to be learned from N recorded queries."""
+
+    def candidates(self, rows: int) -> Sequence[Self]:
+        """The grid to tune on validation rows; itself alone by default."""
+        del rows
+        return [self]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What `fit` and the fitted policy read: any of "embedding", "labels", "history"."""
+        return frozenset()
+
+
+class Policy(ABC):
+    """Chooses. `name` is the registered name, `version` tells two fits apart, `needs` says what the engine must supply."""
+
+    name: ClassVar[str]
+    version: str = ""
+    label: str = ""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What `decide` reads of a request: any of "embedding", "labels", "history"."""
+        return frozenset()
+
+    @property
+    def title(self) -> str:
+        """What people call it: the label it was configured under, or its registered name."""
+        return self.label or self.name
+
+    @abstractmethod
+    def decide(self, request: Request, targets: Catalogue, rng: np.random.Generator) -> Decision:
+        """Choose for one request. The decision takes the request's id. Raises NoTarget when nothing is eligible."""
+
+    @abstractmethod
+    def decide_many(self, features: Features, targets: Catalogue, rng: np.random.Generator) -> tuple[NDArray[np.intp], Array]:
+        """Choose for N requests at once: positions in `targets` [N] and propensities [N]."""
+
+    def decide_sweep(self, features: Features, targets: Catalogue, rng: np.random.Generator) -> Sweep:
+        """Choose along the trade-off knob; a policy without one gives a single row."""
+        choices, propensities = self.decide_many(features, targets, rng)
+        return Sweep(np.array([np.nan]), choices[None, :], propensities[None, :])
+
+    @abstractmethod
+    def state(self) -> State:
+        """Everything needed to make this object again."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, state: State) -> Self:
+        """The inverse of `state`; raises ArtefactError when it does not fit."""
+
+
+class Learner(Policy):
+    """A policy that learns while it serves: late, twice and out of order, each decision counted at most once."""
+
+    @abstractmethod
+    def learn(self, decision: Decision, outcome: Outcome) -> None:
+        """Take one result. Idempotent by `decision.id`; unknown ids are accepted."""
+
+
+def as_catalogue(targets: Catalogue | Sequence[Target | str]) -> Catalogue:
+    """Shorthand for callers that hold a plain list."""
+    return Catalogue.of(targets)

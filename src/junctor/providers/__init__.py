@@ -1,0 +1,1 @@
+"""Providers: talk to upstreams. One file each."""

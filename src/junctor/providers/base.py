@@ -1,0 +1,76 @@
+"""The contract of a provider: it talks to one kind of upstream and answers in OpenAI chat-completion JSON.
+
+Bodies and stream events travel as bytes: a gateway that passes an answer on should not parse and print it again. What it must
+know (usage, finish reason) the provider reads out on the way.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar
+
+from msgspec import Struct
+
+from junctor.types import Request, Target
+
+
+class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Tokens that the upstream says it used; None when it does not say. Cached and reasoning tokens are parts of the two."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class Reply(Struct, frozen=True, kw_only=True):
+    """A whole answer: `body` is the chat.completion JSON object. `quality` only where the provider can judge (replay)."""
+
+    body: bytes
+    usage: Usage = Usage()
+    finish_reason: str = ""
+    cost_usd: float | None = None
+    quality: float | None = None
+
+
+class StreamReply(ABC):
+    """An answer that is on its way. Iterating yields whole server-sent events (`b"data: {…}\\n\\n"`), the last one is
+    `b"data: [DONE]\\n\\n"`. Raises UpstreamBroken when it ends early. `usage` and the rest are complete after the last event.
+    """
+
+    usage: Usage = Usage()
+    finish_reason: str = ""
+    cost_usd: float | None = None
+
+    @abstractmethod
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """The events, once."""
+
+    async def aclose(self) -> None:
+        """Stop early: the upstream connection is given up."""
+
+
+class Provider(ABC):
+    """Talks to one kind of upstream. Raises UpstreamError subclasses only; never retries by itself.
+
+    `timeout_s` is what is left of the request's deadline: seconds until the whole answer (or the first event) must be there.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    async def complete(self, request: Request, target: Target, timeout_s: float | None) -> Reply:
+        """Ask for a whole answer."""
+
+    @abstractmethod
+    async def stream(self, request: Request, target: Target, timeout_s: float | None) -> StreamReply:
+        """Ask for a stream; returns once the first event is there, so that a failure before it can still fall back."""
+
+    async def aclose(self) -> None:
+        """Give up connections."""
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Provider:
+        """From a `[providers.NAME]` table of the configuration; raises ConfigError for a wrong or unknown key."""
+        return cls(**settings)

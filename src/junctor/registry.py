@@ -1,0 +1,178 @@
+"""Names -> parts, lazily. Listing imports nothing; using imports one module; a missing extra answers with its install line.
+
+A part of ours is one line in `BUILTIN`. A part of yours is an entry point in one of the groups of `GROUPS`, for example
+
+    [project.entry-points."junctor.estimators"]
+    mine = "my_package.mine:MyEstimatorConfig"
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from junctor.errors import MissingExtra, UnknownName
+
+GROUPS = {
+    "encoder": "junctor.encoders",
+    "estimator": "junctor.estimators",
+    "policy": "junctor.policies",
+    "provider": "junctor.providers",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One registered part: where it lives, which extra it needs to be fitted or used, and what it is in a line."""
+
+    kind: str
+    name: str
+    where: str
+    summary: str = ""
+    extra: str = ""
+
+    def load(self) -> Any:
+        """Import and return the part; raises MissingExtra with the install line, or UnknownName when the door is broken."""
+        module, _, attribute = self.where.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if error.name and error.name.partition(".")[0] == "junctor":
+                raise UnknownName(f"{self.where} does not exist", field=self.name, fix="mend its registry line") from error
+            extra = self.extra or "bench"
+            raise MissingExtra(
+                f"needs the package {error.name}", field=self.name, fix=f"pip install 'junctor[{extra}]'"
+            ) from error
+        except AttributeError as error:
+            raise UnknownName(f"{self.where} does not exist", field=self.name, fix="mend its registry line") from error
+
+
+BUILTIN: tuple[Entry, ...] = (
+    Entry(
+        "encoder",
+        "static",
+        "junctor.encoders.static:StaticEncoder",
+        "token table distilled from MiniLM; tens of µs, no torch",
+    ),
+    Entry(
+        "encoder",
+        "minilm",
+        "junctor.encoders.minilm:MiniLMEncoder",
+        "all-MiniLM-L6-v2, int8 through ONNX Runtime",
+        "minilm",
+    ),
+    Entry(
+        "encoder",
+        "lexical",
+        "junctor.encoders.lexical:LexicalEncoder",
+        "hashed word and character n-grams, no model at all",
+    ),
+    Entry("estimator", "mean", "junctor.estimators.mean:MeanConfig", "each target's training mean, whatever the query"),
+    Entry(
+        "estimator",
+        "label-table",
+        "junctor.estimators.label_table:LabelTableConfig",
+        "each target's mean per dataset or task label",
+    ),
+    Entry(
+        "estimator",
+        "kmeans-table",
+        "junctor.estimators.kmeans_table:KMeansTableConfig",
+        "each target's mean per cluster of queries",
+        "bench",
+    ),
+    Entry("estimator", "knn", "junctor.estimators.knn:KNNConfig", "mean outcome of the nearest recorded queries"),
+    Entry(
+        "estimator",
+        "linear",
+        "junctor.estimators.linear:LinearConfig",
+        "ridge for graded, logistic for 0/1 outcomes",
+        "bench",
+    ),
+    Entry(
+        "estimator",
+        "similarity",
+        "junctor.estimators.similarity:SimilarityConfig",
+        "cosine of query and target description; no outcomes needed",
+    ),
+    Entry("policy", "fixed", "junctor.policies.fixed:FixedConfig", "always the one target you name"),
+    Entry("policy", "random", "junctor.policies.random:RandomConfig", "uniform over the targets"),
+    Entry(
+        "policy",
+        "cheapest",
+        "junctor.policies.cheapest:CheapestConfig",
+        "lowest mean cost on the training rows, else list price",
+    ),
+    Entry(
+        "policy",
+        "best-single",
+        "junctor.policies.best_single:BestSingleConfig",
+        "the target of highest mean training quality, for every query",
+    ),
+    Entry(
+        "policy",
+        "utility",
+        "junctor.policies.utility:UtilityConfig",
+        "predicted quality against cost: weights, hard budget, quality floor",
+    ),
+    Entry("policy", "rules", "junctor.policies.rules:RulesConfig", "first matching hand-written rule"),
+    Entry(
+        "provider",
+        "embedded",
+        "junctor.providers.embedded:EmbeddedProvider",
+        "a pool of local solvers that ships with junctor",
+    ),
+    Entry("provider", "replay", "junctor.providers.replay:ReplayProvider", "answers from an outcome table", "bench"),
+    Entry(
+        "provider",
+        "openai_compatible",
+        "junctor.providers.openai_compatible:OpenAICompatibleProvider",
+        "any upstream that speaks the OpenAI API",
+    ),
+    Entry(
+        "provider",
+        "scripted",
+        "junctor.providers.scripted:ScriptedProvider",
+        "answers and fails as its script says; for tests",
+    ),
+)
+
+
+@cache
+def _table(kind: str) -> dict[str, Entry]:
+    if kind not in GROUPS:
+        raise UnknownName(f"no kind of part is called {kind!r}", field="kind", fix=f"kinds: {', '.join(GROUPS)}")
+    found = {e.name: e for e in BUILTIN if e.kind == kind}
+    for point in entry_points(group=GROUPS[kind]):
+        found.setdefault(point.name, Entry(kind, point.name, point.value, f"from {point.value.partition(':')[0]}"))
+    return found
+
+
+def entries(kind: str) -> Iterator[Entry]:
+    """All registered parts of a kind, ours first; nothing is imported."""
+    yield from _table(kind).values()
+
+
+def find(kind: str, name: str) -> Entry:
+    """The registered part; raises UnknownName with the nearest names."""
+    table = _table(kind)
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UnknownName(f"no {kind} is called {name!r}", field=kind, fix=f"{hint}known: {', '.join(table)}")
+
+
+def load(kind: str, name: str) -> Any:
+    """Import and return the part of this name."""
+    return find(kind, name).load()
+
+
+def forget() -> None:
+    """Read the entry points again: for a process that installs a plug-in while it runs."""
+    _table.cache_clear()

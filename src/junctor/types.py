@@ -1,0 +1,220 @@
+"""The nouns: what arrives, who can take it, what was decided, what came of it.
+
+All are frozen msgspec structs: they cost about a tenth of a frozen dataclass to make and encode straight to JSON, and a
+gateway makes several per request. Units are in the names: `_usd`, `_s`, `_j`. `None` means "not known", never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct, field
+
+from junctor.errors import UserError
+
+if TYPE_CHECKING:
+    from junctor.features import Features
+
+TARGET_KINDS = ("model", "agent", "tool", "skill", "memory", "retriever", "pipeline", "expert")
+
+
+class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """List price: USD per million tokens in and out, plus USD per call."""
+
+    input_usd_per_mtok: float = 0.0
+    output_usd_per_mtok: float = 0.0
+    usd_per_call: float = 0.0
+
+    def cost_usd(self, input_tokens: float, output_tokens: float) -> float:
+        """Cost of one call in USD."""
+        tokens = input_tokens * self.input_usd_per_mtok + output_tokens * self.output_usd_per_mtok
+        return tokens / 1e6 + self.usd_per_call
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a target can hold: tokens in its context, tokens in one answer, seconds for one call."""
+
+    context_tokens: int | None = None
+    output_tokens: int | None = None
+    timeout_s: float | None = None
+
+
+class Target(Struct, frozen=True, kw_only=True, dict=True):
+    """Anything that can take the work.
+
+    A model *with* a reasoning budget, an output length or a prompt strategy is a target of its own: `model` names what is
+    called upstream and `settings` what is sent along, so that two targets of one model differ in `settings` only. By
+    convention such an id reads `model@setting`.
+    """
+
+    id: str
+    kind: str = "model"
+    description: str = ""
+    provider: str = ""
+    model: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    price: Price | None = None
+    limits: Limits = Limits()
+    capabilities: frozenset[str] = frozenset()
+
+    @property
+    def upstream_model(self) -> str:
+        """The name that is sent upstream: `model`, or the id up to an `@`."""
+        return self.model or self.id.partition("@")[0]
+
+
+class Catalogue(Sequence[Target]):
+    """The targets that this principal may see now: ordered, without duplicates, immutable.
+
+    Policies keep per-catalogue lookups keyed on the object's identity, so make one and pass it many times.
+    """
+
+    __slots__ = ("__weakref__", "_index", "_targets", "ids")
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self._targets = tuple(targets)
+        self.ids: tuple[str, ...] = tuple(target.id for target in self._targets)
+        self._index = {id_: i for i, id_ in enumerate(self.ids)}
+        if len(self._index) != len(self.ids):
+            twice = sorted({id_ for id_ in self.ids if self.ids.count(id_) > 1})
+            raise UserError("a target id is used twice", field=", ".join(twice), fix="give each target its own id")
+
+    @classmethod
+    def of(cls, targets: Catalogue | Sequence[Target | str]) -> Catalogue:
+        """From targets or bare ids; a Catalogue is returned as it is."""
+        if isinstance(targets, Catalogue):
+            return targets
+        return cls([Target(id=t) if isinstance(t, str) else t for t in targets])
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._targets[key]
+
+    def __iter__(self) -> Iterator[Target]:
+        return iter(self._targets)
+
+    def __repr__(self) -> str:
+        return f"Catalogue({list(self.ids)})"
+
+    def position(self, id_: str) -> int | None:
+        """The place of a target, or None when it is not in here."""
+        return self._index.get(id_)
+
+    def get(self, id_: str) -> Target | None:
+        """The target of this id, or None."""
+        place = self._index.get(id_)
+        return None if place is None else self._targets[place]
+
+    def only(self, ids: Sequence[str]) -> Catalogue:
+        """The sub-catalogue of these ids, in the catalogue's own order; unknown ids are ignored."""
+        wanted = set(ids)
+        return Catalogue([t for t in self._targets if t.id in wanted])
+
+
+class Constraints(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the caller demands: most USD for the whole request, most seconds, least predicted quality in [0, 1]."""
+
+    budget_usd: float | None = None
+    deadline_s: float | None = None
+    quality_floor: float | None = None
+
+
+class Message(Struct, frozen=True):
+    """One turn. `content` is text, or the content parts as they came."""
+
+    role: str
+    content: Any = None
+
+
+class Request(Struct, frozen=True, kw_only=True, dict=True):
+    """What arrives.
+
+    `text` is what encoders read (the last user turn, by default). `needs` holds the capabilities that the request cannot do
+    without ("tools", "vision", "stream", …). `params` carries every wire field that we do not interpret, untouched.
+    `features` is filled in by the engine when the policy declares that it needs them.
+    """
+
+    id: str = ""
+    text: str = ""
+    messages: tuple[Message, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    needs: frozenset[str] = frozenset()
+    tenant: str = ""
+    constraints: Constraints = Constraints()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    features: Features | None = None
+
+
+class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What came of a call, or is predicted to: quality in [0, 1], USD, seconds, joules, tokens. None = not known."""
+
+    quality: float | None = None
+    cost_usd: float | None = None
+    latency_s: float | None = None
+    energy_j: float | None = None
+    input_tokens: float | None = None
+    output_tokens: float | None = None
+
+
+class Ranked(Struct, frozen=True, kw_only=True):
+    """One row of a decision: a target, the score that it was ranked by, and what was predicted of it."""
+
+    target: str
+    score: float
+    predicted: Outcome = Outcome()
+
+
+class Call(Struct, frozen=True, tag="call"):
+    """Plan: one call of one target."""
+
+    target: str
+
+
+class Fallback(Struct, frozen=True, tag="fallback"):
+    """Plan: the first of these that answers; the next only after a retryable failure before the first byte."""
+
+    plans: tuple[Plan, ...]
+
+
+Plan = Call | Fallback
+"""What a Decision runs. An algebra: plans nest, and each is data, so that it can be journalled and replayed."""
+
+
+def plan_targets(plan: Plan) -> tuple[str, ...]:
+    """The target ids of a plan, in the order in which they would be tried."""
+    if isinstance(plan, Call):
+        return (plan.target,)
+    return tuple(id_ for part in plan.plans for id_ in plan_targets(part))
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """What a policy chose and why; feedback joins it by `id`.
+
+    `target` is the intention (the plan may end elsewhere after failures: the trace says where). `ranked` is best first and
+    includes the chosen one. `propensity` is the probability with which the policy would choose `target` here.
+    """
+
+    id: str
+    plan: Plan
+    target: str
+    ranked: tuple[Ranked, ...] = ()
+    propensity: float = 1.0
+    propensity_kind: Literal["exact", "estimated"] = "exact"
+    policy: str
+    version: str = ""
+    reasons: tuple[str, ...] = ()
+
+
+class Attempt(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One try at one target: `error` is empty when it answered; times are seconds since the request arrived."""
+
+    target: str
+    started_s: float
+    ended_s: float
+    first_byte_s: float | None = None
+    error: str = ""
+    detail: str = ""
+    outcome: Outcome = Outcome()
