@@ -35,7 +35,7 @@ class Reply(Struct, frozen=True, kw_only=True):
 
 
 class StreamReply(ABC):
-    """An answer that is on its way. Iterating yields whole server-sent events (`b"data: {…}\\n\\n"`), the last one is
+    r"""An answer that is on its way. Iterating yields whole server-sent events (`b"data: {…}\\n\\n"`), the last one is
     `b"data: [DONE]\\n\\n"`. Raises UpstreamBroken when it ends early. `usage` and the rest are complete after the last event.
     """
 
