@@ -106,7 +106,7 @@ MISTAKES = [
     (
         "[targets.a]\nprovider='embedded'\nkind='modle'\n[providers.embedded]\n",
         "targets.a.kind: 'modle' is not a kind of target",
-        "'model'",
+        "model, agent",
     ),
     (
         "[targets.a]\nprovider='embedded'\nprice={usd_per_call=-1.0}\n[providers.embedded]\n",
