@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -33,6 +32,8 @@ class OutcomeTable:
     samples       measure -> [N, M, S]: repeated draws of a cell (probes, self-consistency), padded with NaN
     propensity    [N, M] probability with which the logging policy chose the cell, or None
     source        where it came from, for artefacts and reports; never a secret
+    notes         what reading had to decide, for people: one sentence each
+    split_name    the column that `split` was read from
     """
 
     texts: Sequence[str]
@@ -50,17 +51,23 @@ class OutcomeTable:
     samples: Mapping[str, Array] = field(default_factory=dict)
     propensity: Array | None = None
     source: str = ""
+    notes: tuple[str, ...] = ()
+    split_name: str = "split"
 
     def __post_init__(self) -> None:
         shape = (len(self.texts), len(self.targets))
-        for name in (*MEASURES, "propensity"):
-            found = getattr(self, name)
-            if found is not None and found.shape != shape:
+        arrays = {name: getattr(self, name) for name in (*MEASURES, "propensity")}
+        for name, found in (*arrays.items(), *self.samples.items()):
+            if found is not None and found.shape[:2] != shape:
                 raise TableError(
                     f"has shape {found.shape}, not {shape}", field=name, fix="one row per query, one column per target"
                 )
         if not self.ids:
             object.__setattr__(self, "ids", tuple(str(i) for i in range(shape[0])))
+        columns = {"ids": self.ids, self.split_name: self.split, **self.labels}
+        for name, values in columns.items():
+            if values is not None and len(values) != shape[0]:
+                raise TableError(f"has {len(values)} values for {shape[0]} queries", field=name, fix="one value per query")
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -121,10 +128,13 @@ class OutcomeTable:
         return Outcome(**cell)
 
     def groups(self) -> NDArray[np.intp]:
-        """[N] group number by normalised prompt: rows of one group never go to different splits."""
-        keys = [normalise(text) for text in self.texts]
-        _, inverse = np.unique(np.array(keys, dtype=object).astype(str), return_inverse=True)
-        return inverse.astype(np.intp)
+        """[N] group number by normalised prompt: rows of one group never go to different splits.
+
+        Groups are numbered as they appear. A row without text says nothing about which query it is: it is its own group.
+        """
+        numbers: dict[str | int, int] = {}
+        keys = (normalise(text) or row for row, text in enumerate(self.texts))
+        return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.intp, len(self.texts))
 
     def digest(self) -> str:
         """SHA-256 over texts, targets and every recorded number: names the data that a policy was fitted on."""
@@ -140,7 +150,7 @@ class OutcomeTable:
 
 def normalise(text: str) -> str:
     """A prompt for comparing: NFKC, case folded, white space collapsed. Two prompts equal here are one query."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().casefold()
+    return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
 assert set(MEASURES) <= {f.name for f in fields(OutcomeTable)}
