@@ -1,0 +1,65 @@
+"""The command line. One file per group of commands; what they do lives elsewhere.
+
+Tables go to standard output, progress and errors to standard error, and `--json` gives the same content to machines. A mistake of
+the caller's is one line and exit code 2; a failure of ours or of an upstream is one line and exit code 1.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+import junctor
+from junctor.cli import benching, demo, fitting, looking, serving
+from junctor.cli.output import fail
+from junctor.errors import JunctorError, UserError
+
+app = typer.Typer(
+    name="junctor",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "One decision engine for which model, agent, tool or expert takes each piece of work: learned from recorded outcomes, "
+        "served behind an OpenAI-compatible endpoint, explained decision by decision."
+    ),
+    epilog="Start with `junctor demo`, then `junctor bench YOUR_TABLE`, `junctor fit` and `junctor serve`.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"junctor {junctor.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    del version
+
+
+for group in (demo, benching, fitting, serving, looking):
+    group.register(app)
+
+
+def main() -> None:
+    """Entry point: run one command, turn typed errors into one line and an exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except click.ClickException as error:
+        fail(f"{error.format_message()} (see junctor --help)", 2)
+    except (click.Abort, KeyboardInterrupt):
+        fail("interrupted", 130)
+    except UserError as error:
+        fail(str(error), 2)
+    except JunctorError as error:
+        fail(str(error), 1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    sys.exit(code if isinstance(code, int) else 0)

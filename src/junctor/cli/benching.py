@@ -1,0 +1,117 @@
+"""`junctor bench`: every policy on one outcome table, by one protocol. `junctor import`: public formats to that table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from junctor.cli.output import console, progress, write_json, write_text
+
+DATA = typer.Argument(help="Outcome table: Parquet, CSV or JSON lines.", show_default=False)
+TEXT = typer.Option(None, help="Text column; default: the first of query, prompt, question, text, utterance.")
+LABEL = typer.Option(None, help="Column that figures are grouped by; default: the first of dataset, task, category, ….")
+GOLD = typer.Option(None, help="Column with the id of the right target: each row becomes 1 for it and 0 for the others.")
+TARGETS = typer.Option(None, "--targets", help="File that describes the targets: id (or tool_id) and description.")
+SPLIT = typer.Option(None, help="Split column, or a ratio such as 70/10/20; default: the `split` column, else 60/20/20.")
+ENCODER = typer.Option("static", help="Text to vector: static, minilm or lexical.")
+CLIP = typer.Option(False, "--clip", help="Clip scores outside [0, 1] instead of refusing them.")
+
+
+def bench(
+    data: Path = DATA,
+    policies: str | None = typer.Option(None, help="Comma-separated policies or estimators; default: all the bars."),
+    text: str | None = TEXT,
+    label: str | None = LABEL,
+    split: str | None = SPLIT,
+    gold: str | None = GOLD,
+    targets: Path | None = TARGETS,
+    seeds: int | None = typer.Option(None, min=1, help="Repetitions; default 5, and 20 under 1,000 test rows."),
+    encoder: str = ENCODER,
+    clip: bool = CLIP,
+    card: bool = typer.Option(True, help="Apply what is known about a recognised public table, and print its noted bars."),
+    json: str | None = typer.Option(None, "--json", metavar="FILE", help='Write the board as JSON (schema 1); "-" is stdout.'),
+    html: Path | None = typer.Option(None, metavar="FILE", help="Write a report with plots: one file, works offline."),
+) -> None:
+    """Judge policies on recorded outcomes: quality, cost, AIQ and their kin, with intervals, beside the cheap bars.
+
+    Hyper-parameters are tuned on validation rows only. Random, cheapest, best single, tables and the oracle are always shown.
+
+    Examples: junctor bench outcomes.parquet --html report.html; junctor bench intents.csv --gold intent --policies knn,linear
+    """
+    from junctor.bench.board import board_document, print_board
+    from junctor.bench.protocol import run_bench
+
+    table = open_table(data, text=text, label=label, gold=gold, targets=targets, split=split, clip=clip)
+    named = [name.strip() for name in policies.split(",") if name.strip()] if policies else None
+    with progress("reading") as step:
+        board = run_bench(
+            table,
+            policies=named,
+            split=ratio(split),
+            seeds=seeds,
+            encoder=encoder,
+            progress=step,
+            dataset=data.stem,
+            use_card=card,
+        )
+    print_board(board, console(to_error=json == "-"))
+    if json:
+        write_json(board_document(board), json)
+    if html:
+        from junctor.bench.report import render_report
+
+        write_text(html, render_report(board))
+        console(to_error=True).print(f"report: {html}")
+
+
+def ratio(split: str | None) -> str | None:
+    """A ratio goes to the splitter; a column name was already read with the table."""
+    return split if split and split[0].isdigit() else None
+
+
+def open_table(data: Path, **options: Any) -> Any:
+    from junctor.outcomes.reading import read_table
+
+    if ratio(options.get("split")):
+        options["split"] = None
+    return read_table(data, **options)
+
+
+def import_(
+    format_: str = typer.Argument(metavar="FORMAT", help="routerbench, sprout, embedllm, routereval, …; see --list."),
+    source: Path = typer.Argument(help="File or folder in that format."),
+    out: Path = typer.Option(..., "--out", "-o", help="Outcome table to write: .parquet or .csv."),
+    trust_pickle: bool = typer.Option(
+        False, "--trust-pickle", help="Open a pickle: it can run any code, so only for a file whose maker you trust."
+    ),
+) -> None:
+    """Turn a public format, or a gateway's journal, into an outcome table.
+
+    Example: junctor import journal demo/junctor.journal --out live.parquet
+    """
+    from junctor.outcomes.importers import import_outcomes
+    from junctor.outcomes.reading import write_table
+
+    table = import_outcomes(format_, source, trust_pickle=trust_pickle)
+    write_table(table, out)
+    console().print(f"{len(table):,} queries x {len(table.targets)} targets -> {out}")
+
+
+def formats() -> None:
+    """List the formats that `junctor import` reads."""
+    from junctor.outcomes.importers import FORMATS
+
+    out = console()
+    for name, summary in FORMATS.items():
+        out.print(f"[bold]{name:16}[/bold] {summary}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command(no_args_is_help=True)(bench)
+    app.command("import", no_args_is_help=True)(import_)
+    app.command("formats", no_args_is_help=False)(formats)
+
+

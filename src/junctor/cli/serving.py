@@ -1,0 +1,106 @@
+"""`junctor serve`: the gateway. `junctor route`: the same decision without the call."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from junctor.cli.output import console, write_json
+from junctor.errors import ConfigError
+
+if TYPE_CHECKING:
+    from junctor.config import Config
+    from junctor.engine import Routed
+
+CONFIG = typer.Option(None, "--config", "-c", help="Configuration file; default: $JUNCTOR_CONFIG, else junctor.toml.")
+
+
+def open_config(path: Path | None) -> Config:
+    """Load the configuration that the command line, the environment or the current folder names."""
+    from junctor.config import load_config
+
+    found = path or Path(os.environ.get("JUNCTOR_CONFIG", "junctor.toml"))
+    if not found.exists():
+        raise ConfigError("does not exist", field=str(found), fix="name it with --config, or make one with `junctor demo`")
+    return load_config(found)
+
+
+def serve(
+    config: Path | None = CONFIG,
+    host: str | None = typer.Option(None, help="Address to listen on; default from [gateway], 127.0.0.1."),
+    port: int | None = typer.Option(None, min=0, max=65535, help="Port to listen on; default from [gateway], 8080."),
+) -> None:
+    """Serve the gateway: an OpenAI-compatible endpoint whose model names are your targets and aliases.
+
+    Example: junctor serve --config junctor.toml
+    """
+    run_gateway(open_config(config), host, port)
+
+
+def run_gateway(config: Config, host: str | None, port: int | None) -> None:
+    """Build the engine and serve until the process is told to stop."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one decision is far too small to share between threads
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from junctor.build import build_engine
+    from junctor.gateway.serving import serve as serve_engine
+
+    engine = build_engine(config)
+    host, port = host or config.gateway.host, config.gateway.port if port is None else port
+    out = console()
+    for name in config.aliases:
+        out.print(f"alias [bold]{name}[/bold] chooses among {len(config.targets)} targets")
+    serve_engine(engine, host=host, port=port, max_body_bytes=config.gateway.max_body_bytes)
+
+
+def route(
+    text: str = typer.Argument(help="What the user would send."),
+    config: Path | None = CONFIG,
+    model: str = typer.Option("auto", "--model", "-m", help="Alias (or target) to ask."),
+    label: list[str] | None = typer.Option(None, "--label", help="A label of the request, as name=value; repeat for more."),
+    budget_usd: float | None = typer.Option(None, min=0, help="Most USD for this request."),
+    quality_floor: float | None = typer.Option(None, min=0, max=1, help="Least predicted quality."),
+    json: bool = typer.Option(False, "--json", help="Print the decision as JSON."),
+) -> None:
+    """Decide without calling anybody: which target would take this text, with every score and the reasons.
+
+    Example: junctor route "what is 12% of 80?" --config demo/junctor.toml
+    """
+    from junctor.build import build_engine
+    from junctor.types import Constraints, Message, Request
+
+    engine = build_engine(open_config(config), keep_journal=False)
+    labels = dict(_pair(item) for item in label or [])
+    constraints = Constraints(budget_usd=budget_usd, quality_floor=quality_floor)
+    request = Request(id="dry-run", text=text, messages=(Message("user", text),), labels=labels, constraints=constraints)
+    routed = engine.route(request, model)
+    if json:
+        write_json({"decision": routed.decision, "refusals": dict(routed.refusals)}, "-")
+    else:
+        print_routed(routed, text)
+
+
+def _pair(item: str) -> tuple[str, str]:
+    name, equals, value = item.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"{item!r} is not name=value", field="--label", fix="for example --label dataset=gsm8k")
+    return name, value
+
+
+def print_routed(routed: Routed, text: str) -> None:
+    """The decision as people read it: the choice, why, and the table of scores."""
+    from junctor.cli.looking import print_decision
+
+    out = console()
+    shown = text if len(text) <= 70 else text[:69] + "…"
+    out.print(f"[dim]{shown!r}[/dim]")
+    print_decision(out, routed.decision, dict(routed.refusals))
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    options: dict[str, Any] = {"no_args_is_help": False}
+    app.command(**options)(serve)
+    app.command(**options)(route)
