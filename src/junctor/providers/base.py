@@ -47,6 +47,10 @@ class StreamReply(ABC):
     def __aiter__(self) -> AsyncIterator[bytes]:
         """The events, once."""
 
+    def pieces(self) -> AsyncIterator[bytes]:
+        """The same bytes, where several whole events may come in one piece; override where events arrive together."""
+        return self.__aiter__()
+
     async def aclose(self) -> None:
         """Stop early: the upstream connection is given up."""
 

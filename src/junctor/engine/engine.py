@@ -1,0 +1,248 @@
+"""The engine: from a request to an answer, with every decision written down before it is acted on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from junctor.encoders.base import Encoder
+from junctor.engine.aliases import Alias, Names
+from junctor.engine.filters import Demand, Narrowed, expected_cost_usd
+from junctor.engine.health import Health
+from junctor.engine.ledger import Explained, Ledger
+from junctor.engine.run import Answer, Run, StreamAnswer
+from junctor.errors import RequestError
+from junctor.features import Features
+from junctor.journal import DecisionRecord, FeedbackRecord, Journal
+from junctor.policy import Policy
+from junctor.providers.base import Provider
+from junctor.types import Call, Catalogue, Decision, Fallback, Outcome, Ranked, Request
+
+DIRECT = "direct"
+QUICK_ENCODE_S = 1e-3
+QUICK_ENCODE_CHARS = 16_384
+PROBE = "Which river runs through the capital of France, and where does it rise?"
+
+__all__ = ["Engine", "Explained", "Routed"]
+
+
+class Routed(Struct, frozen=True, kw_only=True):
+    """What would be done with a request, and why not otherwise: a decision that nobody acted on."""
+
+    decision: Decision
+    targets: tuple[str, ...]
+    refusals: Mapping[str, str]
+    last_resort: bool = False
+
+
+class Engine:
+    """Decides, calls, and keeps the books. Use it from one event loop.
+
+    catalogue         every target, reachable by its own id
+    providers         provider name -> provider; each target's `provider` must be in here
+    aliases           model name -> policy over some of the targets
+    journal           where decisions and outcomes go; None keeps them in memory only
+    seed              seeds the generator that policies draw from
+    default_deadline_s  seconds for a request that does not say
+    encode_timeout_s  seconds for an encoder that runs in a thread; on overrun the alias's default target is called
+    clock, wall       monotonic seconds, Unix seconds
+
+    An encoder that takes under a millisecond runs in the event loop (unless the text is long); any other in a thread.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        providers: Mapping[str, Provider],
+        aliases: Mapping[str, Alias] | None = None,
+        journal: Journal | None = None,
+        *,
+        seed: int = 0,
+        default_deadline_s: float = 60.0,
+        encode_timeout_s: float = 0.25,
+        health: Health | None = None,
+        remember: int = 4096,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.catalogue = catalogue
+        self.providers = dict(providers)
+        self.aliases = dict(aliases or {})
+        self.names = Names.of(catalogue, self.providers, self.aliases)
+        self.health = health or Health(clock=clock)
+        self.ledger = Ledger(self.aliases, journal, remember=remember, wall=wall)
+        self.default_deadline_s = default_deadline_s
+        self.encode_timeout_s = encode_timeout_s
+        self._rng = np.random.default_rng(seed)
+        self._clock = clock
+        self._wall = wall
+        self._quick = {name: is_quick(a.encoder) for name, a in self.aliases.items() if a.encoder is not None}
+        self._threads = ThreadPoolExecutor(2, "junctor-encode")
+
+    async def complete(self, request: Request, model: str = "") -> Answer:
+        """Answer a request whole. `model` is a target, an alias, or "" for what `request.params` says.
+
+        Raises UnknownModel, NoTarget, DeadlineExceeded, UpstreamError or JournalError.
+        """
+        return await (await self._decided(request, model)).complete()
+
+    async def stream(self, request: Request, model: str = "") -> StreamAnswer:
+        """Answer a request as a stream; returns once the first event is there. Raises like `complete`."""
+        return await (await self._decided(request, model)).stream()
+
+    def route(self, request: Request, model: str = "") -> Routed:
+        """What would be decided, without calling anybody and without writing it down. Raises UnknownModel or NoTarget."""
+        request, model = _identified(request, model)
+        alias = self.aliases.get(model)
+        if alias is None:
+            narrowed, decision = self._direct(request, model)
+        else:
+            narrowed = self.names.alias_filters[model].apply(request, self.health)
+            decision = self._decide(alias, _featured(alias, request), narrowed)
+        return Routed(
+            decision=decision, targets=narrowed.targets.ids, refusals=narrowed.refusals, last_resort=narrowed.last_resort
+        )
+
+    async def feedback(self, id_: str, outcome: Outcome, comment: str = "") -> FeedbackRecord:
+        """Take what somebody says later about decision `id_`; a Learner hears of it. Raises RequestError, UnknownDecision."""
+        return await self.ledger.feedback(id_, outcome, comment)
+
+    async def explain(self, id_: str) -> Explained:
+        """A decision, its outcome and its feedback; raises UnknownDecision."""
+        return await self.ledger.explain(id_)
+
+    async def aclose(self) -> None:
+        """Give up connections and threads, and close the journal."""
+        for provider in self.providers.values():
+            await provider.aclose()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self.ledger.journal is not None:
+            self.ledger.journal.close()
+
+    async def _decided(self, request: Request, model: str) -> Run:
+        arrived = self._clock()
+        request, model = _identified(request, model)
+        alias = self.aliases.get(model)
+        if alias is None:
+            narrowed, decision = self._direct(request, model)
+        else:
+            narrowed = self.names.alias_filters[model].apply(request, self.health)
+            seen = await self._encoded(alias, request)
+            decision = _undecided(alias, request, narrowed) if seen is None else self._decide(alias, seen, narrowed)
+        self.ledger.decided(
+            DecisionRecord(
+                at=self._wall(),
+                decision=decision,
+                alias="" if alias is None else model,
+                tenant=request.tenant,
+                text=request.text,
+                labels=request.labels,
+                targets=narrowed.targets.ids,
+                refusals=narrowed.refusals,
+            )
+        )
+        asked = request.constraints.deadline_s
+        return Run(
+            request,
+            decision,
+            catalogue=self.catalogue,
+            providers=self.providers,
+            health=self.health,
+            books=self.ledger,
+            arrived=arrived,
+            deadline_s=self.default_deadline_s if asked is None else asked,
+            clock=self._clock,
+        )
+
+    def _direct(self, request: Request, model: str) -> tuple[Narrowed, Decision]:
+        """The caller named the target: what it cannot do is still refused, cooldowns are not looked at."""
+        filter_ = self.names.direct.get(model)
+        if filter_ is None:
+            raise self.names.unknown(model)
+        narrowed = filter_.apply(request, None)
+        target = narrowed.targets[0]
+        cost = expected_cost_usd(target, Demand.of(request)) if target.price is not None else None
+        ranked = Ranked(target=model, score=1.0, predicted=Outcome(cost_usd=cost))
+        return narrowed, Decision(id=request.id, plan=Call(model), target=model, ranked=(ranked,), policy=DIRECT)
+
+    def _decide(self, alias: Alias, request: Request, narrowed: Narrowed) -> Decision:
+        decision = alias.policy.decide(request, narrowed.targets, self._rng)
+        if narrowed.last_resort:
+            why = "every target that could take it is cooling down; tried all the same"
+            return msgspec.structs.replace(decision, reasons=(*decision.reasons, why))
+        return decision
+
+    async def _encoded(self, alias: Alias, request: Request) -> Request | None:
+        """The request with what its policy reads; None when the encoder took too long."""
+        if not _wants_encoding(alias, request):
+            return request
+        if self._quick[alias.name] and len(request.text) <= QUICK_ENCODE_CHARS:
+            return _featured(alias, request)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self.encode_timeout_s):
+                return await loop.run_in_executor(self._threads, _featured, alias, request)
+        except TimeoutError:
+            return None
+
+
+def new_id() -> str:
+    """A decision id that nobody else has: 96 random bits."""
+    return "dec-" + os.urandom(12).hex()
+
+
+def is_quick(encoder: Encoder) -> bool:
+    """Whether a typical text is encoded so fast that a thread would cost more: the best of five tries."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        encoder.encode_one(PROBE)
+        return time.perf_counter() - start
+
+    return min(seconds() for _ in range(5)) < QUICK_ENCODE_S
+
+
+def _identified(request: Request, model: str) -> tuple[Request, str]:
+    name: Any = model or request.params.get("model", "")
+    if not isinstance(name, str) or not name:
+        raise RequestError("is missing", field="model", fix="name a target or an alias")
+    return (request if request.id else msgspec.structs.replace(request, id=new_id())), name
+
+
+def _wants_encoding(alias: Alias, request: Request) -> bool:
+    return alias.encoder is not None and request.features is None and "embedding" in alias.policy.needs
+
+
+def _featured(alias: Alias, request: Request) -> Request:
+    if alias.encoder is None or not _wants_encoding(alias, request):
+        return request
+    vector = alias.encoder.encode_one(request.text)
+    labels = {name: [value] for name, value in request.labels.items()}
+    return msgspec.structs.replace(request, features=Features([request.text], vector[None, :], labels))
+
+
+def _undecided(alias: Alias, request: Request, narrowed: Narrowed) -> Decision:
+    """There was no time to look at the text: the default target, then the others in their own order."""
+    first = alias.fallback_target
+    if narrowed.targets.position(first) is None:
+        first = narrowed.targets.ids[0]
+    order = (first, *(id_ for id_ in narrowed.targets.ids if id_ != first))
+    policy: Policy = alias.policy
+    return Decision(
+        id=request.id,
+        plan=Fallback(tuple(Call(id_) for id_ in order)),
+        target=first,
+        ranked=tuple(Ranked(target=id_, score=float(-place)) for place, id_ in enumerate(order)),
+        propensity_kind="estimated",
+        policy=policy.title,
+        version=policy.version,
+        reasons=("the encoder took too long: the default target",),
+    )

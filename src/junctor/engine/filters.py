@@ -1,0 +1,133 @@
+"""Hard filters: which targets can take a request at all, with a reason for each that cannot.
+
+Tokens are estimated as characters / 4: exact enough to keep a book out of a small context, and it needs no tokenizer. A price
+that is not known refuses nothing: the policy may know the cost from recorded outcomes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from junctor.engine.health import Health
+from junctor.errors import NoTarget
+from junctor.types import Catalogue, Request, Target
+
+CHARS_PER_TOKEN = 4
+EXPECTED_OUTPUT_TOKENS = 512
+REMEMBERED = 1024
+NEED_FIELDS = {"tools": "tools", "json": "response_format", "vision": "messages", "audio": "messages", "n": "n"}
+
+
+class Demand(Struct, frozen=True):
+    """What a request asks of a target: capabilities, tokens in, tokens out (None: not said), USD."""
+
+    needs: frozenset[str]
+    input_tokens: float
+    output_tokens: int | None
+    budget_usd: float | None
+
+    @classmethod
+    def of(cls, request: Request) -> Demand:
+        """Read off a request; counts characters, so call it only when a limit is there to be held."""
+        asked = request.params.get("max_completion_tokens") or request.params.get("max_tokens")
+        output = asked if isinstance(asked, int) else None
+        return cls(request.needs, characters(request) / CHARS_PER_TOKEN, output, request.constraints.budget_usd)
+
+
+class Narrowed(Struct, frozen=True):
+    """What is left of a catalogue, why the others are not, and whether all that is left is in a cooldown."""
+
+    targets: Catalogue
+    refusals: Mapping[str, str] = {}
+    last_resort: bool = False
+
+
+def characters(request: Request) -> int:
+    """Characters in all messages, or in the text when there are none."""
+    if not request.messages:
+        return len(request.text)
+    return sum(_length(message.content) for message in request.messages)
+
+
+def _length(content: Any) -> int:
+    if isinstance(content, str):
+        return len(content)
+    if isinstance(content, list):
+        return sum(len(t) for part in content if isinstance(part, dict) and isinstance(t := part.get("text"), str))
+    return 0
+
+
+def expected_cost_usd(target: Target, demand: Demand) -> float | None:
+    """List price of the request: estimated tokens in, and out what was asked for or 512; None without a price."""
+    if target.price is None:
+        return None
+    output = demand.output_tokens or EXPECTED_OUTPUT_TOKENS
+    return target.price.cost_usd(demand.input_tokens, min(output, target.limits.output_tokens or output))
+
+
+def refusal(target: Target, demand: Demand, can: frozenset[str] | None) -> str:
+    """Why this target cannot take the request, in a few words; "" when it can."""
+    missing = demand.needs - can if can is not None else frozenset()
+    if missing:
+        return f"cannot do: {', '.join(sorted(missing))}"
+    limits = target.limits
+    if limits.output_tokens is not None and (demand.output_tokens or 0) > limits.output_tokens:
+        return f"answers at most {limits.output_tokens} tokens, {demand.output_tokens} asked"
+    needed = demand.input_tokens + (demand.output_tokens or 0)
+    if limits.context_tokens is not None and needed > limits.context_tokens:
+        return f"holds {limits.context_tokens} tokens, about {needed:.0f} needed"
+    cost = expected_cost_usd(target, demand) if demand.budget_usd is not None else None
+    if cost is not None and demand.budget_usd is not None and cost > demand.budget_usd:
+        return f"about {cost:.6f} USD, over the budget of {demand.budget_usd:.6f}"
+    return ""
+
+
+class Filter:
+    """The hard filters over one catalogue. Equal remainders are the same object, because policies key lookups on identity."""
+
+    def __init__(self, targets: Catalogue, can: Mapping[str, frozenset[str] | None]) -> None:
+        self.targets = targets
+        self._can = {id_: can.get(id_) for id_ in targets.ids}
+        self._limited = any(t.limits.context_tokens is not None or t.limits.output_tokens is not None for t in targets)
+        self._remainders: dict[tuple[str, ...], Catalogue] = {targets.ids: targets}
+
+    def apply(self, request: Request, health: Health | None) -> Narrowed:
+        """Narrow; raises NoTarget when nothing is left.
+
+        Targets in a cooldown are left out unless they are all that is left: a last try is better than a refusal. With
+        `health` None cooldowns are not looked at.
+        """
+        if not (request.needs or self._limited or request.constraints.budget_usd is not None or health):
+            return Narrowed(self.targets)
+        demand = Demand.of(request)
+        refusals = {t.id: why for t in self.targets if (why := refusal(t, demand, self._can[t.id]))}
+        able = [id_ for id_ in self.targets.ids if id_ not in refusals]
+        if not able:
+            raise self._none_left(refusals, demand)
+        if not health:
+            return Narrowed(self._remainder(tuple(able)), refusals)
+        cooling = {id_: f"cooling down for {wait:.1f} s" for id_ in able if (wait := health.cooling_s(id_))}
+        if len(cooling) == len(able):
+            return Narrowed(self._remainder(tuple(able)), refusals, last_resort=True)
+        rested = tuple(id_ for id_ in able if id_ not in cooling)
+        return Narrowed(self._remainder(rested), refusals | cooling)
+
+    def _remainder(self, ids: tuple[str, ...]) -> Catalogue:
+        found = self._remainders.get(ids)
+        if found is None:
+            if len(self._remainders) >= REMEMBERED:
+                self._remainders = {self.targets.ids: self.targets}
+            found = self._remainders[ids] = self.targets.only(ids)
+        return found
+
+    def _none_left(self, refusals: Mapping[str, str], demand: Demand) -> NoTarget:
+        fields = {NEED_FIELDS.get(need, need) for need in demand.needs}
+        return NoTarget(
+            "no target can take this request",
+            refusals=refusals,
+            field=fields.pop() if len(fields) == 1 else "",
+            fix="ask for less, or configure a target that can",
+        )

@@ -1,0 +1,162 @@
+"""What the engine writes down and remembers of its decisions: the journal for good, the last few thousand in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+import msgspec
+from msgspec import Struct
+
+from junctor.engine.aliases import Alias
+from junctor.engine.run import Run
+from junctor.errors import JournalError, RequestError, UnknownDecision
+from junctor.journal import DecisionRecord, FeedbackRecord, Journal, OutcomeRecord, find
+from junctor.policy import Learner
+from junctor.types import Decision, Outcome
+
+log = logging.getLogger("junctor.engine")
+ID_CHARS = 128
+COMMENT_CHARS = 4000
+UNITS = ("cost_usd", "latency_s", "energy_j", "input_tokens", "output_tokens")
+
+
+class Explained(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A decision and everything that is known of what came of it. Never holds the prompt."""
+
+    at: float
+    alias: str
+    decision: Decision
+    refusals: Mapping[str, str] = {}
+    outcome: OutcomeRecord | None = None
+    feedback: tuple[FeedbackRecord, ...] = ()
+
+
+class Ledger:
+    """Journal and memory behind one door; a Learner hears of every result that has a quality.
+
+    Memory holds the last `remember` decisions without their texts, so a decision is found without reading the file.
+    """
+
+    def __init__(
+        self,
+        aliases: Mapping[str, Alias],
+        journal: Journal | None,
+        *,
+        remember: int = 4096,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.journal = journal
+        self._aliases = aliases
+        self._remember = remember
+        self._wall = wall
+        self._recent: OrderedDict[str, Explained] = OrderedDict()
+
+    def decided(self, record: DecisionRecord) -> None:
+        """Write a decision down, before its plan runs; raises JournalError."""
+        if self.journal is not None:
+            self.journal.append(record)
+        self._keep(
+            record.decision.id,
+            Explained(at=record.at, alias=record.alias, decision=record.decision, refusals=record.refusals),
+        )
+
+    def _keep(self, id_: str, known: Explained) -> None:
+        self._recent[id_] = known
+        if len(self._recent) > self._remember:
+            self._recent.popitem(last=False)
+
+    def settle(self, run: Run, target: str, outcome: Outcome, error: str) -> None:
+        """Write the end of a run down. The answer is there already, so a journal that fails now is logged, not raised."""
+        record = OutcomeRecord(
+            at=self._wall(),
+            id=run.decision.id,
+            target=target,
+            outcome=_billed(run, outcome),
+            attempts=tuple(run.attempts),
+            error=error,
+        )
+        known = self._recent.get(record.id)
+        if known is not None:
+            self._recent[record.id] = msgspec.structs.replace(known, outcome=record)
+        if outcome.quality is not None and known is not None:
+            self._teach(known, record.outcome)
+        if self.journal is None:
+            return
+        try:
+            self.journal.append(record)
+        except JournalError as problem:
+            log.error("the outcome of %s was not written: %s", record.id, problem)
+
+    def _teach(self, known: Explained, outcome: Outcome) -> None:
+        alias = self._aliases.get(known.alias)
+        if alias is not None and isinstance(alias.policy, Learner):
+            alias.policy.learn(known.decision, outcome)
+
+    async def feedback(self, id_: str, outcome: Outcome, comment: str = "") -> FeedbackRecord:
+        """Take what somebody says later about a decision; raises RequestError or UnknownDecision."""
+        check_feedback(outcome, comment)
+        known = await self.explain(id_)
+        record = FeedbackRecord(at=self._wall(), id=id_, outcome=outcome, comment=comment)
+        if self.journal is not None:
+            self.journal.append(record)
+        newer = self._recent.get(id_, known)
+        self._keep(id_, msgspec.structs.replace(newer, feedback=(*newer.feedback, record)))
+        if outcome.quality is not None:
+            measured = newer.outcome.outcome if newer.outcome is not None else Outcome()
+            self._teach(newer, _merged(measured, outcome))
+        return record
+
+    async def explain(self, id_: str) -> Explained:
+        """Everything known of one decision, from memory or else from the journal; raises UnknownDecision."""
+        known = self._recent.get(id_)
+        if known is None and self.journal is not None and 0 < len(id_) <= ID_CHARS:
+            known = await asyncio.to_thread(_look_up, self.journal, id_)
+        if known is None:
+            raise UnknownDecision(
+                f"there is no decision {id_[:ID_CHARS]!r}", field="decision_id", fix="use the x-junctor-decision of an answer"
+            )
+        return known
+
+
+def _look_up(journal: Journal, id_: str) -> Explained | None:
+    known: Explained | None = None
+    for record in find(journal.path, id_):
+        if isinstance(record, DecisionRecord):
+            known = Explained(at=record.at, alias=record.alias, decision=record.decision, refusals=record.refusals)
+        elif known is not None and isinstance(record, OutcomeRecord):
+            known = msgspec.structs.replace(known, outcome=record)
+        elif known is not None and isinstance(record, FeedbackRecord):
+            known = msgspec.structs.replace(known, feedback=(*known.feedback, record))
+    return known
+
+
+def _billed(run: Run, outcome: Outcome) -> Outcome:
+    """The answer's outcome with the cost of every attempt and the time since arrival."""
+    if len(run.attempts) < 2:
+        return outcome
+    costs = [a.outcome.cost_usd for a in run.attempts if a.outcome.cost_usd is not None]
+    return msgspec.structs.replace(outcome, cost_usd=sum(costs) if costs else None, latency_s=run.elapsed_s())
+
+
+def _merged(measured: Outcome, said: Outcome) -> Outcome:
+    values = {name: getattr(said, name) for name in said.__struct_fields__ if getattr(said, name) is not None}
+    return msgspec.structs.replace(measured, **values)
+
+
+def check_feedback(outcome: Outcome, comment: str) -> None:
+    """Raises RequestError for a figure that cannot be, or when nothing is said at all."""
+    quality = outcome.quality
+    if quality is not None and not 0 <= quality <= 1:
+        raise RequestError(f"{quality} is not in [0, 1]", field="quality", fix="use 0 for useless, 1 for perfect")
+    for name in UNITS:
+        value = getattr(outcome, name)
+        if value is not None and not 0 <= value < float("inf"):
+            raise RequestError(f"{value} is not a number of 0 or more", field=name, fix="leave it out when it is not known")
+    if len(comment) > COMMENT_CHARS:
+        raise RequestError(f"is over {COMMENT_CHARS} characters", field="comment", fix="shorten it")
+    if outcome == Outcome() and not comment:
+        raise RequestError("says nothing", field="quality", fix="give a quality in [0, 1], a comment, or a measured figure")

@@ -1,0 +1,113 @@
+"""What goes back: statuses, headers and bodies, made once where they can be."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from junctor.engine import Answer, Engine, StreamAnswer
+from junctor.errors import JunctorError, NoTarget, UpstreamError, UpstreamStatus
+
+Headers = list[tuple[bytes, bytes]]
+
+JSON_TYPE = (b"content-type", b"application/json")
+STREAM_HEAD: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+TYPES = {4: "invalid_request_error", 5: "server_error"}
+RATE_LIMITED = 429
+LONGEST_HEADER = 200
+
+
+@lru_cache(maxsize=4096)
+def header_text(text: str) -> bytes:
+    """A name as a header value: printable ASCII, everything else percent-encoded, so that no name can break a header."""
+    return quote(text, safe=" !#$&'()*+,/:;=?@[]{}|^`<>\"")[:LONGEST_HEADER].encode("ascii")
+
+
+def error_object(error: JunctorError) -> dict[str, Any]:
+    """The OpenAI error shape: one line of message, the type, the field as `param`, our code."""
+    status = error.http_status
+    kind = "rate_limit_error" if status == RATE_LIMITED else TYPES.get(status // 100, "server_error")
+    found: dict[str, Any] = {"message": str(error), "type": kind, "param": error.field or None, "code": error.code}
+    if isinstance(error, UpstreamError):
+        found["param"] = None
+    if isinstance(error, NoTarget):
+        found["refusals"] = error.refusals
+    return found
+
+
+def error_body(error: JunctorError) -> bytes:
+    """The body of an error answer. A client error of an upstream is passed on in the upstream's own words."""
+    if isinstance(error, UpstreamStatus) and error.http_status == error.upstream_status and _is_error(error.body):
+        return error.body
+    return msgspec.json.encode({"error": error_object(error)})
+
+
+def _is_error(body: bytes) -> bool:
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return isinstance(found, dict) and isinstance(found.get("error"), dict)
+
+
+def error_event(error: JunctorError) -> bytes:
+    """An error in the middle of a stream, as clients of this API expect it; no `[DONE]` follows, because it is not done."""
+    return b"data: " + msgspec.json.encode({"error": error_object(error)}) + b"\n\n"
+
+
+def error_headers(error: JunctorError, decision: str) -> Headers:
+    """Headers of an error answer; the decision's id when one was taken."""
+    headers = [JSON_TYPE]
+    if decision:
+        headers.append((b"x-junctor-decision", decision.encode("ascii")))
+    after = error.retry_after_s if isinstance(error, UpstreamError) else None
+    if after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, round(after))))
+    return headers
+
+
+def answer_headers(answer: Answer | StreamAnswer) -> Headers:
+    """What was decided, who answered, after how many attempts, and what it was predicted to cost."""
+    decision = answer.decision
+    headers = [
+        (b"x-junctor-decision", decision.id.encode("ascii")),  # the gateway made it
+        (b"x-junctor-target", header_text(answer.target.id)),
+        (b"x-junctor-policy", header_text(decision.policy)),
+        (b"x-junctor-attempts", b"%d" % answer.tries),
+    ]
+    predicted = answer.predicted.cost_usd
+    if predicted is not None:
+        headers.append((b"x-junctor-predicted-cost-usd", b"%.9g" % predicted))
+    return headers
+
+
+def whole_headers(answer: Answer) -> Headers:
+    """The headers of a whole answer: it knows its cost and its length."""
+    headers = answer_headers(answer)
+    cost = answer.outcome.cost_usd
+    if cost is not None:
+        headers.append((b"x-junctor-cost-usd", b"%.9g" % cost))
+    headers.append(JSON_TYPE)
+    headers.append((b"content-length", b"%d" % len(answer.reply.body)))
+    return headers
+
+
+def models_body(engine: Engine) -> bytes:
+    """`GET /v1/models`: the aliases, then the targets."""
+    entries: list[dict[str, Any]] = [
+        {"id": name, "object": "model", "created": 0, "owned_by": "junctor", "targets": list(alias.targets.ids)}
+        for name, alias in engine.aliases.items()
+    ]
+    entries += [
+        {"id": target.id, "object": "model", "created": 0, "owned_by": target.provider, "description": target.description}
+        for target in engine.catalogue
+    ]
+    return json.dumps({"object": "list", "data": entries}).encode()
