@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
 import os
@@ -125,11 +126,11 @@ def _jsonl(path: Path) -> pl.DataFrame:
 
     rows = load_lines(path)
     names = {name: None for row in rows for name in row}
-    columns = [_series(name, [row.get(name) for row in rows]) for name in names]
+    columns = [series_of(name, [row.get(name) for row in rows]) for name in names]
     return pl.DataFrame([column for column in columns if column is not None])
 
 
-def _series(name: str, values: list[Any]) -> pl.Series | None:
+def series_of(name: str, values: list[Any]) -> pl.Series | None:
     """A column of scalars or of lists of text; anything deeper is no column of a table and is left out."""
     import polars as pl
 
@@ -183,7 +184,8 @@ def replace_file(path: Path, content: bytes | Callable[[Path], None]) -> None:
             f"cannot be written: {error.strerror or error}", field=str(path), fix="name a folder you may write to"
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def near(name: str, known: Sequence[str]) -> str:

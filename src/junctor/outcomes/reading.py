@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,8 +57,7 @@ def read_table(
         known = load_targets(targets)
     if queries is not None:
         frame = _joined(frame, Path(queries), options)
-    table = _form(frame, gold, known, options)
-    return finish(table, options)
+    return finish(replace(_form(frame, gold, known, options), source=sidecar.source), options)
 
 
 def _form(frame: pl.DataFrame, gold: str | None, known: Catalogue | None, options: Options) -> OutcomeTable:

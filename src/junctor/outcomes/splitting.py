@@ -62,10 +62,11 @@ def split_table(table: OutcomeTable, *, split: str | None = None, seed: int = 0,
         raise TableError(f"{validation_share} is no share", field="validation_share", fix="between 0 and 1, such as 0.2")
     rng = np.random.default_rng(seed)
     groups = table.groups()
+    notes: list[str] = []
     if split is None and table.split is None:
-        sides, notes = _random(table, groups, DEFAULT, rng), []
+        sides = _random(table, groups, DEFAULT, rng)
     elif split is not None and is_ratio(split):
-        sides, notes = _random(table, groups, _shares(split, validation_share), rng), []
+        sides = _random(table, groups, _shares(split, validation_share), rng)
     else:
         sides, notes = _recorded(_names(table, split))
         if not len(sides["validation"]):
