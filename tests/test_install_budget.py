@@ -66,7 +66,9 @@ def test_a_fresh_install_without_extras_is_small_and_serves(tmp_path: Path) -> N
     said = json.loads(served.stdout)
     assert "42" in said["answer"]
     assert said["heavy"] == []
-    bench = subprocess.run([f"{env}/bin/junctor", "bench", "x.parquet"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    bench = subprocess.run(
+        [f"{env}/bin/junctor", "bench", "x.parquet"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert bench.returncode == 2
     assert "pip install 'junctor[bench]'" in bench.stderr
     assert "Traceback" not in bench.stderr

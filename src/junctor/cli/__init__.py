@@ -1,7 +1,7 @@
 """The command line. One file per group of commands; what they do lives elsewhere.
 
-Tables go to standard output, progress and errors to standard error, and `--json` gives the same content to machines. A mistake of
-the caller's is one line and exit code 2; a failure of ours or of an upstream is one line and exit code 1.
+Tables go to standard output, progress and errors to standard error, and `--json` gives the same content to machines. A
+mistake of the caller's is one line and exit code 2; a failure of ours or of an upstream is one line and exit code 1.
 """
 
 from __future__ import annotations

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from junctor.cli.output import console, progress, write_json, write_text
+from junctor.cli.output import console, progress, write_text
+
+if TYPE_CHECKING:
+    from junctor.outcomes import OutcomeTable
 
 DATA = typer.Argument(help="Outcome table: Parquet, CSV or JSON lines.", show_default=False)
 TEXT = typer.Option(None, help="Text column; default: the first of query, prompt, question, text, utterance.")
@@ -40,8 +43,8 @@ def bench(
 
     Examples: junctor bench outcomes.parquet --html report.html; junctor bench intents.csv --gold intent --policies knn,linear
     """
-    from junctor.bench.board import board_document, print_board
     from junctor.bench.protocol import run_bench
+    from junctor.bench.terminal import print_board
 
     table = open_table(data, text=text, label=label, gold=gold, targets=targets, split=split, clip=clip)
     named = [name.strip() for name in policies.split(",") if name.strip()] if policies else None
@@ -58,7 +61,7 @@ def bench(
         )
     print_board(board, console(to_error=json == "-"))
     if json:
-        write_json(board_document(board), json)
+        write_text(Path(json), board.to_json().decode()) if json != "-" else typer.echo(board.to_json().decode(), nl=False)
     if html:
         from junctor.bench.report import render_report
 
@@ -71,7 +74,8 @@ def ratio(split: str | None) -> str | None:
     return split if split and split[0].isdigit() else None
 
 
-def open_table(data: Path, **options: Any) -> Any:
+def open_table(data: Path, **options: Any) -> OutcomeTable:
+    """Read a table as the shared options of these commands say."""
     from junctor.outcomes.reading import read_table
 
     if ratio(options.get("split")):
@@ -113,5 +117,3 @@ def register(app: typer.Typer) -> None:
     app.command(no_args_is_help=True)(bench)
     app.command("import", no_args_is_help=True)(import_)
     app.command("formats", no_args_is_help=False)(formats)
-
-

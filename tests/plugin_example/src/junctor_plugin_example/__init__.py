@@ -1,0 +1,1 @@
+"""A policy for junctor from outside its tree."""
