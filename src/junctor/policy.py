@@ -41,7 +41,7 @@ class Prediction:
     """Predicted outcomes. Every array is [M] for one request or [N, M] for many; columns follow the estimator's `targets`.
 
     quality      expected quality in [0, 1]; NaN = this target cannot be predicted
-    quality_std  its standard deviation, or None
+    quality_std  standard error of that expectation (how little is known of it, not how outcomes scatter), or None
     cost_usd, latency_s, output_tokens   expected values, or None when nothing was recorded
     """
 
@@ -67,9 +67,13 @@ class Sweep:
 
 
 class EstimatorConfig(ABC):
-    """Hyper-parameters of an estimator. Subclasses are frozen keyword-only dataclasses; unknown settings are an error."""
+    """Hyper-parameters of an estimator. Subclasses are frozen keyword-only dataclasses; unknown settings are an error.
+
+    `fitted` is the class that `fit` returns: a saved estimator is read back through its `from_state`.
+    """
 
     name: ClassVar[str]
+    fitted: ClassVar[type[Estimator]]
     needs: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
@@ -118,9 +122,13 @@ class Estimator(ABC):
 
 
 class PolicyConfig(ABC):
-    """What to decide by. Subclasses are frozen keyword-only dataclasses."""
+    """What to decide by. Subclasses are frozen keyword-only dataclasses.
+
+    `fitted` is the class that `fit` returns: a saved policy is read back through its `from_state`.
+    """
 
     name: ClassVar[str]
+    fitted: ClassVar[type[Policy]]
 
     @abstractmethod
     def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> Policy:
@@ -130,6 +138,10 @@ class PolicyConfig(ABC):
         """The grid to tune on validation rows; itself alone by default."""
         del rows
         return [self]
+
+    def settings(self) -> dict[str, Any]:
+        """The hyper-parameters as plain data."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
 
     @property
     def needs(self) -> frozenset[str]:

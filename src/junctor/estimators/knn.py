@@ -1,0 +1,197 @@
+"""knn: the mean outcome of the nearest recorded queries.
+
+Source: "Rethinking Predictive Modeling for LLM Routing: When Simple kNN Beats Complex Learned Routers" (2025); the plug-in form
+with predicted cost is CARROT's (2025). Similarity is the cosine of unit vectors, computed exactly. Every query that is as near
+as the k-th counts, so duplicates are treated alike and the order of rows does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from junctor.errors import UserError
+from junctor.estimators import measured, saved
+from junctor.estimators.measured import Columns
+from junctor.estimators.settings import check, configured
+from junctor.features import Features
+from junctor.outcomes import OutcomeTable
+from junctor.policy import Array, Estimator, EstimatorConfig, Prediction, State
+
+NEIGHBOURS = (5, 10, 20, 40, 80, 100, 160, 200, 300)
+TIE = np.float32(1e-6)
+"""Similarities closer than this are equal: float32 sums differ by about as much between one row and a batch."""
+LEAST_SIMILARITY = np.float32(1e-6)
+"""The weight of a neighbour that points away, under `weights = "similarity"`."""
+
+
+class KNN(Estimator):
+    """Holds the training vectors [n, D] and outcomes [n, C]; the squares of quality ride along as M more columns."""
+
+    name: ClassVar[str] = "knn"
+    needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
+
+    def __init__(self, config: KNNConfig, columns: Columns, vectors: NDArray[np.float32], values: Array) -> None:
+        self.config = config
+        self.targets = columns.targets
+        self._columns, self._vectors, self._outcomes = columns, vectors, values
+        self._rows, self._k = len(vectors), min(config.k, len(vectors))
+        self._prior = measured.means(values)
+        quality = values[:, : len(self.targets)]
+        self._variance = measured.variances(quality)
+        seen = ~np.isnan(values)
+        both = np.hstack([values, quality**2])
+        self._complete = bool(seen.all())
+        self._values = np.ascontiguousarray(both if self._complete else np.nan_to_num(both))
+        self._seen = seen.astype(np.float64)
+        self._ones = np.ones(self._rows)
+        self._uniform = config.weights == "uniform"
+
+    def predict(self, features: Features) -> Prediction:
+        """Means over the neighbours of one request [M]: one matrix-vector product, one partition, one gather."""
+        near = self._vectors.dot(self._one(features))
+        if self._k < self._rows:
+            kth = self._rows - self._k
+            rows = (near >= np.partition(near, kth)[kth] - TIE).nonzero()[0]
+        else:
+            rows = np.arange(self._rows)
+        weights = self._ones[: len(rows)] if self._uniform else np.maximum(near[rows], LEAST_SIMILARITY).astype(np.float64)
+        total = weights.dot(self._values.take(rows, 0))
+        if self._complete and self._uniform:
+            return self._answer(total / len(rows), len(rows))
+        if self._complete:
+            return self._answer(total / weights.sum(), len(rows))
+        return self._masked(total, weights.dot(self._seen.take(rows, 0)), weights.sum(), len(rows))
+
+    def predict_many(self, features: Features) -> Prediction:
+        """Means over the neighbours of N requests [N, M], block by block."""
+        vectors = self._checked(features.vectors(self.name))
+        width, targets = self._columns.width, len(self.targets)
+        flat, error = np.empty((len(vectors), width)), np.empty((len(vectors), targets))
+        for block in measured.blocks(len(vectors), self._rows):
+            flat[block], error[block] = self._means(self._weights(vectors[block]))
+        return self._columns.prediction(flat, error)
+
+    def _weights(self, vectors: NDArray[np.float32]) -> Array:
+        """[B, n]: the weight of each training row, zero for those that are no neighbours."""
+        near = vectors @ self._vectors.T
+        if self._k < self._rows:
+            kth = self._rows - self._k
+            chosen = near >= np.partition(near, kth, axis=1)[:, kth, None] - TIE
+        else:
+            chosen = np.ones(near.shape, dtype=bool)
+        if self._uniform:
+            return chosen.astype(np.float64)
+        return np.where(chosen, np.maximum(near, LEAST_SIMILARITY), 0.0).astype(np.float64)
+
+    def _means(self, weights: Array) -> tuple[Array, Array]:
+        count = np.count_nonzero(weights, axis=1)[:, None].astype(np.float64)
+        weight = weights.sum(axis=1, keepdims=True)
+        total = weights @ self._values
+        found = (
+            self._answer(total / weight, count) if self._complete else self._masked(total, weights @ self._seen, weight, count)
+        )
+        parts = [found.quality, found.cost_usd, found.latency_s, found.output_tokens]
+        assert found.quality_std is not None
+        return np.concatenate([p for p in parts if p is not None], axis=1), found.quality_std
+
+    def _answer(self, mean: Array, count: Any) -> Prediction:
+        """From means of values and of squared qualities [..., C + M]."""
+        width, targets = self._columns.width, len(self.targets)
+        quality = mean[..., :targets]
+        variance = np.maximum(mean[..., width:] - quality * quality, 0.0)
+        error = np.sqrt((variance + self._variance / count) / (count + 1.0))
+        return self._columns.prediction(mean[..., :width], error)
+
+    def _masked(self, total: Array, seen: Array, weight: Any, count: Any) -> Prediction:
+        """Each target over the neighbours that record it; those that do not weigh in `shrinkage` times as its overall mean."""
+        width, targets = self._columns.width, len(self.targets)
+        missing = self.config.shrinkage * (1.0 - seen / weight)
+        mean = _ratio(total[..., :width] + missing * np.nan_to_num(self._prior), seen + missing, self._prior)
+        mean = np.where(np.isnan(self._prior), np.nan, mean)
+        own = _ratio(total[..., :targets], seen[..., :targets], self._prior[:targets])
+        square = _ratio(total[..., width:], seen[..., :targets], np.square(own))
+        times = seen[..., :targets] / weight * count
+        return self._columns.prediction(mean, measured.standard_error(np.nan_to_num(square - own * own), times, self._variance))
+
+    def _one(self, features: Features) -> NDArray[np.float32]:
+        vectors = features.embedding
+        if vectors is None or vectors.shape[1] != self._vectors.shape[1]:
+            vectors = self._checked(features.vectors(self.name))
+        row: NDArray[np.float32] = vectors[0]
+        return row
+
+    def _checked(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        if vectors.shape[1] != self._vectors.shape[1]:
+            raise UserError(
+                f"vectors of {vectors.shape[1]} numbers, fitted on {self._vectors.shape[1]}",
+                field=self.name,
+                fix="use the encoder that it was fitted with",
+            )
+        return vectors
+
+    def onboard(self, target: str, rows: OutcomeTable, features: Features) -> KNN:
+        """Impute the new target's column: each training row takes the mean of its nearest calibration rows.
+
+        About the square root of their number are averaged (at least 5). Other targets' neighbours stay what they were.
+        """
+        columns = self._columns.plus(target)
+        values, seen = measured.calibration(self._columns, target, rows, features)
+        nearest = replace(self.config, k=max(5, round(len(values) ** 0.5)), weights="uniform")
+        one = KNN(nearest, Columns((target,), self._columns.measures), self._checked(seen.vectors(self.name)), values)
+        parts = [one._means(one._weights(self._vectors[b]))[0] for b in measured.blocks(self._rows, len(values))]
+        return KNN(self.config, columns, self._vectors, self._columns.widen(self._outcomes, np.concatenate(parts)))
+
+    def state(self) -> State:
+        """The training vectors and outcomes: NaN among the outcomes means "not recorded"."""
+        config = {**saved.described(self._columns), "settings": self.config.settings()}
+        return State(config, {"vectors": self._vectors, "values": self._outcomes})
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """The inverse of `state`."""
+        columns = saved.columns(state)
+        config = configured(KNNConfig, saved.entry(state, "settings", dict[str, Any]), cls.name)
+        vectors = saved.array(state, "vectors", (None, None), np.float32)
+        return cls(config, columns, vectors, saved.array(state, "values", (len(vectors), columns.width), finite=False))
+
+
+def _ratio(total: Array, weight: Array, otherwise: Array) -> Array:
+    return np.divide(total, weight, out=np.broadcast_to(otherwise, total.shape).copy(), where=weight > 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KNNConfig(EstimatorConfig):
+    """k: neighbours; weights: all alike or by similarity; shrinkage: pull to the mean where a target was not tried."""
+
+    k: int = 100
+    weights: Literal["uniform", "similarity"] = "uniform"
+    shrinkage: float = 2.0
+
+    name: ClassVar[str] = "knn"
+    needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
+    fitted: ClassVar[type[Estimator]] = KNN
+
+    def __post_init__(self) -> None:
+        check(self.k >= 1, "knn.k", "must be at least 1")
+        check(self.weights in ("uniform", "similarity"), "knn.weights", "must be uniform or similarity")
+        check(self.shrinkage >= 0, "knn.shrinkage", "must not be negative")
+
+    def candidates(self, rows: int) -> Sequence[KNNConfig]:
+        """Most neighbours first, so that ties go to the smoother; with and without weights, up to half of the rows."""
+        grid = [k for k in reversed(NEIGHBOURS) if k <= max(rows // 2, NEIGHBOURS[0])]
+        return [replace(self, k=k, weights=w) for k in grid for w in ("uniform", "similarity")]
+
+    def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> KNN:
+        """Remember every row; raises UserError when there is none."""
+        del rng
+        measured.same_rows(table, features, self.name)
+        vectors = np.ascontiguousarray(features.vectors(self.name), dtype=np.float32)
+        if not len(table):
+            raise UserError("there is no row to learn from", field=self.name, fix="pass at least one recorded query")
+        columns, values = measured.stack(table)
+        return KNN(self, columns, vectors, values)

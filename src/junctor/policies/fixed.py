@@ -1,0 +1,43 @@
+"""fixed: always the one target you name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from junctor.errors import ConfigError
+from junctor.estimators.settings import check
+from junctor.features import Features
+from junctor.outcomes import OutcomeTable
+from junctor.policies.standing import Standing
+from junctor.policy import Policy, PolicyConfig
+
+
+class Fixed(Standing):
+    """One target; NoTarget where it is not in the catalogue."""
+
+    name: ClassVar[str] = "fixed"
+    why: ClassVar[str] = "the configuration names this target"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedConfig(PolicyConfig):
+    """target: the id to call, whatever the request."""
+
+    target: str = ""
+
+    name: ClassVar[str] = "fixed"
+    fitted: ClassVar[type[Policy]] = Fixed
+
+    def __post_init__(self) -> None:
+        check(bool(self.target), "fixed.target", "names no target", 'for example target = "gpt-4o-mini"')
+
+    def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> Fixed:
+        """Learn nothing; raises ConfigError when the table has no such target."""
+        del features, rng
+        if table.targets.position(self.target) is None:
+            known = ", ".join(table.targets.ids)
+            raise ConfigError(f"no target is called {self.target!r}", field="fixed.target", fix=f"targets: {known}")
+        return Fixed([self.target], {}, 0)
