@@ -1,0 +1,1 @@
+"""Public conformance suites: call one from a test of your own part."""
