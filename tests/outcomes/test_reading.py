@@ -162,6 +162,7 @@ def test_another_split_column_can_be_named(tmp_path: Path) -> None:
         ({"cost_usd:smal": [1, 1, 1]}, "cost_usd:smal", "no score of this target"),
         ({"score:dead": [None, None, None]}, "dead", "no quality was recorded for it"),
         ({"query": [1, 2, 3]}, "query", "holds Int64, not text"),
+        ({"split": [["train"], ["test"], None]}, "split", "holds List(String), not text"),
     ],
 )
 def test_a_bad_column_is_named_with_its_row(tmp_path: Path, changes: dict[str, list[Any]], where: str, message: str) -> None:
@@ -246,6 +247,28 @@ def test_a_csv_without_rows_is_refused(tmp_path: Path, content: str) -> None:
 def test_an_empty_jsonl_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text("\n")
     assert "no rows" in refused(tmp_path / "t.jsonl").message
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pl, "read_parquet", forbidden)
+    assert "Permission denied" in refused(wide(tmp_path)).message
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes("query,score:a\nx,1\n".encode("utf-8-sig"))
+    assert read_table(path).texts == ["x"]
+
+
+def test_long_whole_numbers_in_json_keep_every_digit(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(
+        '{"id": 9007199254740993, "query": "x", "score:a": 1}\n{"id": 9007199254740992, "query": "y", "score:a": 1}\n'
+    )
+    assert read_table(path).ids == ("9007199254740993", "9007199254740992")
 
 
 def test_a_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
@@ -347,6 +370,7 @@ def test_numbered_samples_are_put_in_order_and_rows_keep_theirs(tmp_path: Path) 
         ({"query": ["two", "2", "one", None, "two"]}, "query, row 2", "differs from an earlier row of query 'q2'"),
         ({"split": ["test", "test", "train", "test", "test"]}, "split, row 4", "differs"),
         ({"target": ["b", None, "a", "b", "b"]}, "target, row 2", "is empty"),
+        ({"target": [["b"], ["a"], ["a"], ["b"], ["b"]]}, "target", "holds List(String), not text"),
         ({"score": [1.0, 0.0, 7.0, 0.0, 0.0]}, "score, row 3", "7 is outside [0, 1]"),
         ({"propensity": [0.5, 0.0, 1, 1, 1]}, "propensity, row 2", "0 is no probability"),
     ],

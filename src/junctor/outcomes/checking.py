@@ -45,11 +45,7 @@ def _refuse(values: Array, wrong: Callable[[Array], NDArray[np.bool_]], what: st
 
 
 def finish(table: OutcomeTable, options: Options) -> OutcomeTable:
-    """The last checks on a whole table: it has rows and targets, and every target was recorded at least once."""
-    if not len(table):
-        raise TableError("has no rows", field=options.where, fix="one row per query")
-    if not len(table.targets):
-        raise TableError("has no targets", field=options.where, fix="one column `score:TARGET` per target")
+    """The last check on a whole table, every target was recorded at least once; adds what reading had to note."""
     empty = [id_ for id_, seen in zip(table.targets.ids, np.asarray(table.mask.any(axis=0)), strict=True) if not seen]
     if empty and not options.drop_empty:
         listed = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")

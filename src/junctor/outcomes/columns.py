@@ -142,17 +142,17 @@ def named(frame: pl.DataFrame, name: str, options: Options, what: str) -> str:
     """The name of a column that the caller asked for; raises TableError when there is none."""
     if name not in frame.columns:
         raise TableError(f"there is no such {what} column", field=options.at(name), fix=near(name, frame.columns))
+    if what != "gold" and frame[name].dtype.is_nested():
+        raise TableError(f"holds {frame[name].dtype}, not text", field=options.at(name), fix=f"one {what} per row")
     return name
 
 
 def queries(frame: pl.DataFrame, options: Options) -> dict[str, Any]:
     """Texts, ids, labels and split of a frame with one row per query, as fields of OutcomeTable."""
     labels, label_name = _labels(frame, options)
-    split = options.split
+    split = options.split or pick(frame, ("split",))
     if split is not None:
         named(frame, split, options, "split")
-    elif "split" in frame.columns:
-        split = "split"
     return {
         "texts": _texts(frame, options),
         "ids": _ids(frame),

@@ -142,8 +142,9 @@ def series_of(name: str, values: list[Any]) -> pl.Series | None:
         return None
     if kinds <= {int, float, bool}:
         plain = values if kinds <= {bool} else [None if v is None else float(v) for v in values]
-        whole = kinds == {int} and all(v is None or abs(v) < 2**53 for v in values)
-        return pl.Series(name, values if whole else plain, dtype=pl.Int64 if whole else None)
+        if kinds == {int} and all(v is None or -(2**63) <= v < 2**63 for v in values):
+            return pl.Series(name, values, dtype=pl.Int64)
+        return pl.Series(name, plain)
     return pl.Series(name, [value if value is None else str(value) for value in values], dtype=pl.String)
 
 

@@ -67,6 +67,7 @@ def from_long(frame: pl.DataFrame, columns: tuple[str, str, str], known: Catalog
 
 
 def _complete(frame: pl.DataFrame, name: str, options: Options) -> None:
+    named(frame, name, options, "query id" if name in LONG_IDS else "target")
     missing = frame[name].is_null().arg_true()
     if len(missing):
         raise TableError("is empty", field=f"{options.at(name)}, row {int(missing[0]) + 1}", fix="name it in every row")

@@ -13,10 +13,13 @@ from junctor.outcomes.files import load_frame
 from junctor.outcomes.forms import LONG_IDS, LONG_SCORES, LONG_TARGETS, from_gold, from_long, from_wide, long_columns
 from junctor.outcomes.table import OutcomeTable
 from junctor.outcomes.targets import Sidecar, load_sidecar, load_targets
+from junctor.outcomes.writing import write_long, write_table
 from junctor.types import Catalogue
 
 if TYPE_CHECKING:
     import polars as pl
+
+__all__ = ["read_table", "write_long", "write_table"]
 
 
 def read_table(

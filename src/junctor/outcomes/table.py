@@ -6,6 +6,7 @@ import hashlib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,9 +133,15 @@ class OutcomeTable:
 
         Groups are numbered as they appear. A row without text says nothing about which query it is: it is its own group.
         """
+        return self._groups
+
+    @cached_property
+    def _groups(self) -> NDArray[np.intp]:
         numbers: dict[str | int, int] = {}
         keys = (normalise(text) or row for row, text in enumerate(self.texts))
-        return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.intp, len(self.texts))
+        found = np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.intp, len(self.texts))
+        found.setflags(write=False)
+        return found
 
     def digest(self) -> str:
         """SHA-256 over texts, targets and every recorded number: names the data that a policy was fitted on."""

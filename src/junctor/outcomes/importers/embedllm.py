@@ -56,5 +56,7 @@ def _renamed(frame: pl.DataFrame, options: Options) -> pl.DataFrame:
         columns["category"] = "category"
     labels = pl.Series("score", numbers(frame["label"], options)).fill_nan(None)
     renamed = frame.select(pl.col(old).alias(new) for new, old in columns.items()).with_columns(labels)
+    if not renamed.select("query_id", "target").is_duplicated().any():
+        return renamed
     best = [pl.col(name).first() for name in renamed.columns if name not in ("query_id", "target", "score")]
     return renamed.group_by("query_id", "target", maintain_order=True).agg(*best, pl.col("score").max())
