@@ -50,10 +50,10 @@ def with_interval(row: Row) -> str:
 
 
 def usd(value: float) -> str:
-    """USD with about three significant digits, never in powers of ten."""
-    if value == 0:
-        return "$0"
+    """USD with about three significant digits, never in powers of ten, without a tail of zeros."""
     if value >= 100:
         return f"${value:,.0f}"
-    decimals = 2 if value >= 1 else 3 if value >= 0.1 else 4
-    return f"${value:.{decimals}f}"
+    decimals = 2 if value >= 1 else 3 if value >= 0.1 else 4 if value >= 0.01 else 6
+    text = f"{value:.{decimals}f}"
+    whole, _, rest = text.partition(".")
+    return f"${whole}.{rest[:2]}{rest[2:].rstrip('0')}" if value else "$0"

@@ -222,7 +222,11 @@ def _plain(settings: Mapping[str, object]) -> dict[str, object]:
     """The hyper-parameters that were tuned over: an estimator's own where the policy wraps one."""
     inner = settings.get("estimator_settings")
     chosen = inner if isinstance(inner, Mapping) and inner else settings
-    return {key: value for key, value in chosen.items() if isinstance(value, (str, int, float, bool)) and value == value}
+    return {
+        key: value
+        for key, value in chosen.items()
+        if isinstance(value, (str, int, float, bool)) and value == value and value != ""
+    }
 
 
 def _data(setup: Setup) -> dict[str, object]:
