@@ -66,10 +66,10 @@ def table(tmp_path: Path) -> Path:
 
 
 SURFACE = {
-    "bench": "card clip encoder gold html json label policies seeds split targets text",
+    "bench": "card clip drop-empty encoder gold html json label policies queries seeds split targets text",
     "demo": "folder port seed seeds serve tasks",
     "explain": "config journal json",
-    "fit": "clip encoder gold label out policy seed set split targets text",
+    "fit": "clip drop-empty encoder gold label out policy queries seed set split targets text",
     "formats": "",
     "import": "out trust-pickle",
     "policies": "json kind",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from junctor.fitting import fit_policy, policy_config
 
 from junctor import Catalogue, Decision, Features, Outcome, OutcomeTable, Policy, Price, Request, Target
+from junctor.fitting import fit_policy, policy_config
 
 
 def choose(policy: Policy, text: str, targets: Catalogue) -> str:

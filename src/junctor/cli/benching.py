@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from junctor.cli.output import console, progress, write_text
+from junctor.cli.output import console, progress, write_json, write_text
 
 if TYPE_CHECKING:
     from junctor.outcomes import OutcomeTable
@@ -17,8 +17,10 @@ TEXT = typer.Option(None, help="Text column; default: the first of query, prompt
 LABEL = typer.Option(None, help="Column that figures are grouped by; default: the first of dataset, task, category, ….")
 GOLD = typer.Option(None, help="Column with the id of the right target: each row becomes 1 for it and 0 for the others.")
 TARGETS = typer.Option(None, "--targets", help="File that describes the targets: id (or tool_id) and description.")
+QUERIES = typer.Option(None, "--queries", help="File with the texts and labels, where the outcomes only have query ids.")
 SPLIT = typer.Option(None, help="Split column, or a ratio such as 70/10/20; default: the `split` column, else 60/20/20.")
 ENCODER = typer.Option("static", help="Text to vector: static, minilm or lexical.")
+DROP_EMPTY = typer.Option(False, "--drop-empty", help="Leave out targets without any score instead of refusing them.")
 CLIP = typer.Option(False, "--clip", help="Clip scores outside [0, 1] instead of refusing them.")
 
 
@@ -30,9 +32,11 @@ def bench(
     split: str | None = SPLIT,
     gold: str | None = GOLD,
     targets: Path | None = TARGETS,
+    queries: Path | None = QUERIES,
     seeds: int | None = typer.Option(None, min=1, help="Repetitions; default 5, and 20 under 1,000 test rows."),
     encoder: str = ENCODER,
     clip: bool = CLIP,
+    drop_empty: bool = DROP_EMPTY,
     card: bool = typer.Option(True, help="Apply what is known about a recognised public table, and print its noted bars."),
     json: str | None = typer.Option(None, "--json", metavar="FILE", help='Write the board as JSON (schema 1); "-" is stdout.'),
     html: Path | None = typer.Option(None, metavar="FILE", help="Write a report with plots: one file, works offline."),
@@ -43,10 +47,20 @@ def bench(
 
     Examples: junctor bench outcomes.parquet --html report.html; junctor bench intents.csv --gold intent --policies knn,linear
     """
+    from junctor.bench.board import board_document, print_board
     from junctor.bench.protocol import run_bench
-    from junctor.bench.terminal import print_board
 
-    table = open_table(data, text=text, label=label, gold=gold, targets=targets, split=split, clip=clip)
+    table = open_table(
+        data,
+        text=text,
+        label=label,
+        gold=gold,
+        targets=targets,
+        queries=queries,
+        split=split,
+        clip=clip,
+        drop_empty=drop_empty,
+    )
     named = [name.strip() for name in policies.split(",") if name.strip()] if policies else None
     with progress("reading") as step:
         board = run_bench(
@@ -61,7 +75,7 @@ def bench(
         )
     print_board(board, console(to_error=json == "-"))
     if json:
-        write_text(Path(json), board.to_json().decode()) if json != "-" else typer.echo(board.to_json().decode(), nl=False)
+        write_json(board_document(board), json)
     if html:
         from junctor.bench.report import render_report
 
@@ -71,7 +85,9 @@ def bench(
 
 def ratio(split: str | None) -> str | None:
     """A ratio goes to the splitter; a column name was already read with the table."""
-    return split if split and split[0].isdigit() else None
+    from junctor.outcomes.splitting import is_ratio
+
+    return split if split and is_ratio(split) else None
 
 
 def open_table(data: Path, **options: Any) -> OutcomeTable:
@@ -96,10 +112,12 @@ def import_(
     Example: junctor import journal demo/junctor.journal --out live.parquet
     """
     from junctor.outcomes.importers import import_outcomes
-    from junctor.outcomes.reading import write_table
+    from junctor.outcomes.writing import write_table
 
     table = import_outcomes(format_, source, trust_pickle=trust_pickle)
     write_table(table, out)
+    for note in table.notes:
+        console(to_error=True).print(f"note: {note}", markup=False)
     console().print(f"{len(table):,} queries x {len(table.targets)} targets -> {out}")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from junctor.cli.output import console, progress, write_text
+from junctor.cli.output import console, progress, write_json, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,14 +78,14 @@ def _record(folder: Path, count: int, seed: int) -> OutcomeTable:
 
 
 def _judge(table: OutcomeTable, folder: Path, seeds: int, out: Console) -> None:
+    from junctor.bench.board import board_document, print_board
     from junctor.bench.protocol import run_bench
     from junctor.bench.report import render_report
-    from junctor.bench.terminal import print_board
 
     with progress("judging") as step:
         board = run_bench(table, seeds=seeds, progress=step, dataset="the embedded pool")
     print_board(board, out)
-    write_text(folder / "board.json", board.to_json().decode())
+    write_json(board_document(board), str(folder / "board.json"))
     write_text(folder / "report.html", render_report(board))
     out.print(f"report with plots: [bold]{folder}/report.html[/bold]")
 

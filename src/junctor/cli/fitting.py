@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from junctor.cli.benching import CLIP, DATA, ENCODER, GOLD, LABEL, SPLIT, TARGETS, TEXT, open_table, ratio
+from junctor.cli import benching
+from junctor.cli.benching import DATA, open_table, ratio
 from junctor.cli.output import Step, console, progress
 from junctor.errors import ConfigError
 
@@ -20,13 +21,15 @@ def fit(
     data: Path = DATA,
     policy: str = typer.Option("knn", "--policy", "-p", help="Policy or estimator; see `junctor policies`."),
     out: Path = typer.Option(..., "--out", "-o", help="Folder to write the fitted policy to."),
-    text: str | None = TEXT,
-    label: str | None = LABEL,
-    split: str | None = SPLIT,
-    gold: str | None = GOLD,
-    targets: Path | None = TARGETS,
-    encoder: str = ENCODER,
-    clip: bool = CLIP,
+    text: str | None = benching.TEXT,
+    label: str | None = benching.LABEL,
+    split: str | None = benching.SPLIT,
+    gold: str | None = benching.GOLD,
+    targets: Path | None = benching.TARGETS,
+    queries: Path | None = benching.QUERIES,
+    encoder: str = benching.ENCODER,
+    clip: bool = benching.CLIP,
+    drop_empty: bool = benching.DROP_EMPTY,
     seed: int = typer.Option(0, help="Seed of splits and of everything random in fitting."),
     setting: list[str] | None = typer.Option(None, "--set", help="Fix a hyper-parameter, as name=value; repeat for more."),
 ) -> None:
@@ -34,7 +37,17 @@ def fit(
 
     Test rows are not touched. Example: junctor fit outcomes.parquet --policy knn --out policies/knn
     """
-    table = open_table(data, text=text, label=label, gold=gold, targets=targets, split=split, clip=clip)
+    table = open_table(
+        data,
+        text=text,
+        label=label,
+        gold=gold,
+        targets=targets,
+        queries=queries,
+        split=split,
+        clip=clip,
+        drop_empty=drop_empty,
+    )
     settings = dict(_setting(item) for item in setting or [])
     with progress(f"fitting {policy}") as step:
         made = fit_and_save(table, policy, out, encoder=encoder, seed=seed, split=ratio(split), settings=settings, step=step)
