@@ -126,13 +126,7 @@ class KNN(Estimator):
         return row
 
     def _checked(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        if vectors.shape[1] != self._vectors.shape[1]:
-            raise UserError(
-                f"vectors of {vectors.shape[1]} numbers, fitted on {self._vectors.shape[1]}",
-                field=self.name,
-                fix="use the encoder that it was fitted with",
-            )
-        return vectors
+        return measured.of_width(vectors, self._vectors.shape[1], self.name)
 
     def onboard(self, target: str, rows: OutcomeTable, features: Features) -> KNN:
         """Impute the new target's column: each training row takes the mean of its nearest calibration rows.

@@ -79,14 +79,11 @@ class LabelTable(Estimator):
 
 
 def _tables(values: Array, targets: int, rows: NDArray[np.intp], count: int, shrinkage: float) -> tuple[Array, Array]:
-    """Means [count + 1, C] and standard errors [count + 1, M] by group; `rows` equal to `count` belong to no group."""
-    overall = measured.means(values)
-    total, times = measured.sums(values, rows, count + 1)
-    mean = measured.shrunk(total, times, overall, shrinkage)
-    mean[count] = overall
-    quality = values[:, :targets]
-    square, seen = measured.sums((quality - mean[rows, :targets]) ** 2, rows, count + 1)
-    error = measured.standard_error(square / np.maximum(seen, 1.0), seen, measured.variances(quality))
+    """Means [count + 1, C] and standard errors [count + 1, M]; the last row is everybody's, whatever `rows` put there."""
+    mean, error = measured.tables(values, targets, rows, count + 1, shrinkage)
+    everyone = np.zeros(len(values), dtype=np.intp)
+    overall, spread = measured.tables(values, targets, everyone, 1, 0.0)
+    mean[count], error[count] = overall[0], spread[0]
     return mean, error
 
 

@@ -62,13 +62,7 @@ class Linear(Estimator):
         return self._columns.prediction(flat)
 
     def _checked(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        if vectors.shape[1] != len(self._weights):
-            raise UserError(
-                f"vectors of {vectors.shape[1]} numbers, fitted on {len(self._weights)}",
-                field=self.name,
-                fix="use the encoder that it was fitted with",
-            )
-        return vectors
+        return measured.of_width(vectors, len(self._weights), self.name)
 
     def onboard(self, target: str, rows: OutcomeTable, features: Features) -> Linear:
         """Fit the new target's models on the calibration rows alone; the others keep theirs."""

@@ -94,6 +94,17 @@ def same_rows(table: OutcomeTable, features: Features, who: str) -> None:
         )
 
 
+def of_width(vectors: NDArray[np.float32], width: int, who: str) -> NDArray[np.float32]:
+    """The vectors; raises UserError when they are not as long as those of the fit."""
+    if vectors.shape[1] != width:
+        raise UserError(
+            f"vectors of {vectors.shape[1]} numbers, fitted on {width}",
+            field=who,
+            fix="use the encoder that it was fitted with",
+        )
+    return vectors
+
+
 def sums(values: Array, groups: NDArray[np.intp], count: int) -> tuple[Array, Array]:
     """Per group and column: the sum of what was recorded and how often it was, both [count, C]."""
     seen = ~np.isnan(values)
@@ -126,6 +137,15 @@ def shrunk(total: Array, times: Array, prior: Array, shrinkage: float) -> Array:
     known = np.where(np.isnan(prior), 0.0, prior)
     mean = np.divide(total + shrinkage * known, weight, out=np.broadcast_to(prior, total.shape).copy(), where=weight > 0)
     return np.where(np.isnan(prior), np.nan, mean)
+
+
+def tables(values: Array, targets: int, groups: NDArray[np.intp], count: int, shrinkage: float) -> tuple[Array, Array]:
+    """Means [count, C], drawn to the overall ones, and standard errors [count, M] of quality, per group."""
+    total, times = sums(values, groups, count)
+    mean = shrunk(total, times, means(values), shrinkage)
+    quality = values[:, :targets]
+    square, seen = sums((quality - mean[groups, :targets]) ** 2, groups, count)
+    return mean, standard_error(square / np.maximum(seen, 1.0), seen, variances(quality))
 
 
 def standard_error(variance: Array, times: Array | float, prior: Array) -> Array:

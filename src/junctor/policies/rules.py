@@ -37,12 +37,12 @@ class When:
     needs        the capability, or all of the capabilities, that the request cannot do without
     """
 
-    label: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
-    contains: str | Sequence[str] = ()
+    label: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    contains: str | tuple[str, ...] = ()
     regex: str = ""
     min_length: int | None = None
     max_length: int | None = None
-    needs: str | Sequence[str] = ()
+    needs: str | tuple[str, ...] = ()
 
     @cached_property
     def _pattern(self) -> re.Pattern[str] | None:
@@ -101,7 +101,7 @@ class Rule:
     """when: conditions; use: the target, or the targets in order of preference."""
 
     when: Any = field(default_factory=dict)
-    use: str | Sequence[str] = ()
+    use: str | tuple[str, ...] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -170,7 +170,7 @@ class RulesConfig(PolicyConfig):
     """rules: Rule objects or plain tables, tried in order; default: the target, or targets, when none decides."""
 
     rules: Sequence[Any] = ()
-    default: str | Sequence[str] = ()
+    default: str | tuple[str, ...] = ()
 
     name: ClassVar[str] = "rules"
     fitted: ClassVar[type[Policy]] = Rules
@@ -201,7 +201,7 @@ class RulesConfig(PolicyConfig):
         return Rules(self)
 
 
-def _listed(value: str | Sequence[str]) -> tuple[str, ...]:
+def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
     """One or many, as a tuple; an empty string is none."""
     if isinstance(value, str):
         return (value,) if value else ()
