@@ -6,9 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-import click
 import pytest
 import typer
+import typer.core
 
 from junctor.cli import app, main
 
@@ -80,10 +80,12 @@ SURFACE = {
 
 def test_the_flags_grow_only_on_purpose() -> None:
     group = typer.main.get_command(app)
-    assert isinstance(group, click.Group)
+    assert isinstance(group, typer.core.TyperGroup)
     found = {}
     for name, command in group.commands.items():
-        flags = [p.opts[0].removeprefix("--") for p in command.params if isinstance(p, click.Option) and p.name != "help"]
+        flags = [
+            p.opts[0].removeprefix("--") for p in command.params if isinstance(p, typer.core.TyperOption) and p.name != "help"
+        ]
         found[name] = " ".join(sorted(flags))
     assert found == SURFACE
 

@@ -7,14 +7,17 @@ mistake of the caller's is one line and exit code 2; a failure of ours or of an 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-import click
 import typer
 
 import junctor
 from junctor.cli import benching, demo, fitting, looking, serving
 from junctor.cli.output import fail
 from junctor.errors import JunctorError, UserError
+
+# Typer carries its own copy of click; the base class of its usage errors has no public name there.
+UsageErrors: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="junctor",
@@ -51,9 +54,13 @@ def main() -> None:
     """Entry point: run one command, turn typed errors into one line and an exit code."""
     try:
         code = app(standalone_mode=False)
-    except click.ClickException as error:
-        fail(f"{error.format_message()} (see junctor --help)", 2)
-    except (click.Abort, KeyboardInterrupt):
+    except UsageErrors as error:
+        said = error.format_message()
+        if "\n" in said:  # a command without any argument answers with its help
+            sys.stderr.write(said + "\n")
+            sys.exit(2)
+        fail(f"{said.rstrip('.')} (see junctor --help)", 2)
+    except (typer.Abort, KeyboardInterrupt):
         fail("interrupted", 130)
     except UserError as error:
         fail(str(error), 2)
