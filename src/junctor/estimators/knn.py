@@ -23,6 +23,8 @@ from junctor.outcomes import OutcomeTable
 from junctor.policy import Array, Estimator, EstimatorConfig, Prediction, State
 
 NEIGHBOURS = (5, 10, 20, 40, 80, 100, 160, 200, 300)
+MANY = 100
+"""From here on the grid also tries weights by similarity: among few neighbours all are about as near."""
 TIE = np.float32(1e-6)
 """Similarities closer than this are equal: float32 sums differ by about as much between one row and a batch."""
 LEAST_SIMILARITY = np.float32(1e-6)
@@ -176,9 +178,10 @@ class KNNConfig(EstimatorConfig):
         check(self.shrinkage >= 0, "knn.shrinkage", "must not be negative")
 
     def candidates(self, rows: int) -> Sequence[KNNConfig]:
-        """Most neighbours first, so that ties go to the smoother; with and without weights, up to half of the rows."""
+        """Most neighbours first, so that ties go to the smoother, up to half of the rows; weighted where many are averaged."""
         grid = [k for k in reversed(NEIGHBOURS) if k <= max(rows // 2, NEIGHBOURS[0])]
-        return [replace(self, k=k, weights=w) for k in grid for w in ("uniform", "similarity")]
+        kinds = [(k, w) for k in grid for w in ("uniform", "similarity") if w == "uniform" or k >= MANY]
+        return [replace(self, k=k, weights=w) for k, w in kinds]
 
     def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> KNN:
         """Remember every row; raises UserError when there is none."""

@@ -26,8 +26,8 @@ from junctor.policies.trading import Scales, Utility, View, first_best
 from junctor.policy import Array, Estimator, EstimatorConfig, Policy, PolicyConfig, Prediction, State, Sweep
 from junctor.types import Catalogue, Decision, Outcome, Ranked, Request
 
-WEIGHTS = (0.0, *np.geomspace(1e-3, 1e4, 43).tolist())
-"""The sweep: quality alone, then six weights a decade; cost alone comes last."""
+WEIGHTS = (0.0, *np.geomspace(1e-3, 1e3, 60).tolist())
+"""The sweep: quality alone, then ten weights a decade; cost alone comes last."""
 
 UNKNOWN_COST = 1e300
 """Stands for a cost that is not known where costs are compared: dearer than any, but not excluded."""
