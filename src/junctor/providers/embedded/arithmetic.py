@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from junctor.providers.embedded.answer import Answer, declined
 from junctor.providers.embedded.expressions import BadExpression, operators, parse, rounded
-from junctor.providers.embedded.numbers import show, words_to_digits
+from junctor.providers.embedded.numbers import WHOLE, show, words_to_digits
 
 OPERATORS = {
     "plus": "+",
@@ -34,9 +34,9 @@ OPERATORS = {
 _PHRASE = re.compile(r"\b(?:" + "|".join(sorted(OPERATORS, key=len, reverse=True)) + r")\b")
 _TIMES_X = re.compile(r"(?<=[\d)])\s*x\s*(?=[\d(])")
 _OF = re.compile(r"(\d)\s*%\s*of\b")
-_PAIR = re.compile(r"\b(sum|product|difference|quotient) (?:of|between) ([\d.,]*\d) and ([\d.,]*\d)")
-_SHARE = re.compile(r"([\d.,]*\d) (?:is|as)(?: what| a)? (?:%|percentage) of ([\d.,]*\d)")
-_WHAT_SHARE = re.compile(r"what (?:%|percentage) of ([\d.,]*\d) is ([\d.,]*\d)")
+_PAIR = re.compile(rf"\b(sum|product|difference|quotient) (?:of|between) ({WHOLE}) and ({WHOLE})")
+_SHARE = re.compile(rf"({WHOLE}) (?:is|as)(?: what| a)? (?:%|percentage) of ({WHOLE})")
+_WHAT_SHARE = re.compile(rf"what (?:%|percentage) of ({WHOLE}) is ({WHOLE})")
 _RUN = re.compile(r"(?:[\d.,+\-*/^()%\s×÷·−]|sqrt)+")
 _PAIR_SIGN = {"sum": "+", "product": "*", "difference": "-", "quotient": "/"}
 

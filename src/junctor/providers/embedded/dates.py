@@ -23,9 +23,8 @@ _DATE = re.compile(
     rf"|\b(?P<m3>{_NAMES})\.? (?:the )?(?P<d3>\d{{1,2}})(?:st|nd|rd|th)?,? (?P<y3>\d{{4}})\b"
     rf"|\b(?P<d4>\d{{1,2}})(?:st|nd|rd|th)?(?: of)? (?P<m4>{_NAMES})\.?,? (?P<y4>\d{{4}})\b"
 )
-_SPAN = re.compile(r"(\d{1,5}) (day|week|fortnight)s?\b")
+_SPAN = re.compile(r"(\d{1,6}) (day|week|fortnight)s?\b")
 _WEEKDAY = re.compile(r"day of the week|weekday|(?:which|what) day (?:was|is|will|did|does)|on (?:which|what) day")
-_BETWEEN = re.compile(r"\bdays\b.*\b(?:between|from|until|till|separate|to|pass|elapse|apart)")
 _DAYS = {"day": 1, "week": 7, "fortnight": 14}
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from fractions import Fraction
+from math import gcd
 
 from junctor.providers.embedded.answer import Budget
 from junctor.providers.embedded.expressions import BadExpression, Node, exact, parse, variables
 from junctor.providers.embedded.numbers import NUMBER
 from junctor.providers.embedded.phrases import steps, written
 
-_SIDE = r"(?:[\d.+\-*/^()\s×÷·−]|\b[a-z]\b|(?<=[\d)])[a-z]\b|\b[a-z](?=[(+\-*/^=]))+"
+_SIDE = r"(?>[\d.+\-*/^()\s×÷·−]|\b[a-z]\b|(?<=[\d)])[a-z]\b|\b[a-z](?=[(+\-*/^=])){1,100}+"
 _EQUATION = re.compile(rf"({_SIDE})=({_SIDE})")
 _PRONOUN = re.compile(r"\b(?:[ai])\b(?=\s+[a-z]{2,})")
 _RIDDLE = re.compile(r"\b(?:a|some|my|an unknown|the) (?:secret |certain |mystery |hidden )?number\b")
@@ -29,6 +30,8 @@ Sides = tuple[Node, Node]
 def equations(text: str) -> list[Sides]:
     """All equations of a text as pairs of trees."""
     found: list[Sides] = []
+    if "=" not in text:
+        return found
     for left, right in _EQUATION.findall(_PRONOUN.sub(" ; ", text.lower())):
         try:
             sides = parse(_trim(left)), parse(_trim(right))
@@ -54,7 +57,7 @@ def riddle(text: str) -> Sides | None:
         chain = steps(text[place.end() : result.start()], "x")
         if chain:
             return _sides(chain, result[1])
-    spoken = _SPOKEN.search(text)
+    spoken = _SPOKEN.match(text)
     if spoken is None:
         return None
     left = re.findall(r"(?:[\d.+\-*/^()\s]|\bx\b)+", spoken[1])
@@ -98,7 +101,7 @@ def _candidates() -> Iterator[Fraction]:
         yield Fraction(-x)
     for bottom in (2, 3, 4, 5):
         for top in range(-60, 61):
-            if top % bottom:
+            if gcd(top, bottom) == 1:
                 yield Fraction(top, bottom)
 
 

@@ -19,7 +19,9 @@ _RUN = re.compile(
     rf"\b(?:an? (?=hundred|thousand|million|billion|dozen))?(?:{_ANY})\b(?:(?:[\s-]+|\s+and\s+)(?:{_ANY})\b)*", re.IGNORECASE
 )
 _WORD = re.compile(r"[a-z]+", re.IGNORECASE)
-NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+")
+# Possessive, and WHOLE not inside another number: a run of a thousand digits must cost a thousand steps, not a million.
+NUMBER = re.compile(r"(?>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)")
+WHOLE = r"(?<![\d.,])\d++(?:,\d{3})*+(?:\.\d++)?"
 
 
 def words_to_digits(text: str) -> str:

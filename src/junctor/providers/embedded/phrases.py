@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from junctor.providers.embedded.arithmetic import symbols
+from junctor.providers.embedded.numbers import WHOLE
 
-_A = r"(\(?[\d.,]*\d\)?|[a-z]\b|\([^()]*\))"
+_A = rf"(\(?{WHOLE}\)?|[a-z]\b|\([^()]{{1,80}}\))"
 _MARKS = re.compile(r"\b(?:it|that|this|the result|the answer|the outcome)\b")
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), written)

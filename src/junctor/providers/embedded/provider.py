@@ -81,7 +81,7 @@ class EmbeddedProvider(Provider):
 
     async def _answer(self, request: Request, target: Target, timeout_s: float | None) -> tuple[Reply, str]:
         sent = _measure(request, target)
-        prompt = answers.prompt_text(request)
+        prompt = " ".join(answers.prompt_text(request).split())
         model = target.upstream_model
         if model == "general":
             answer = await self._search(prompt, _effort(request, target), target, timeout_s)

@@ -17,7 +17,7 @@ from junctor.providers.embedded.numbers import words_to_digits
 
 Terms = Sequence[Fraction]
 Rule = Callable[[Terms], Fraction]
-_LIST = re.compile(r"-?\d+(?:\.\d+)?(?:\s*(?:,|;|→|->|\band\b)\s*(?:\band\b\s*)?-?\d+(?:\.\d+)?){2,}")
+_LIST = re.compile(r"(?<![\d.])-?\d++(?:\.\d+)?(?:\s*(?:,|;|→|->|\band\b)\s*(?:\band\b\s*)?-?\d++(?:\.\d++)?){2,}")
 _NTH = re.compile(r"\b(\d{1,3})(?:st|nd|rd|th)\b (?:term|number|element|entry|value)")
 FARTHEST = 60
 

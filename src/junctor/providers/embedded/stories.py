@@ -103,7 +103,8 @@ def read_story(text: str) -> tuple[list[Quantity], dict[str, float]]:
     places = [i for i, token in enumerate(tokens) if token[0].isdigit()][:MOST_NUMBERS]
     found = [Quantity(read_number(tokens[at]), _unit(tokens, at), _pull(tokens, at), i, i) for i, at in enumerate(places)]
     asked = dict.fromkeys("+-*/", 0.0)
-    question = text[max(text.rfind(". "), text.rfind("; "), 0) :]
+    end = text.rfind("?") if "?" in text else len(text)
+    question = text[max(text.rfind(". ", 0, end), text.rfind("; ", 0, end), 0) : end]
     for pattern, op, weight in _ASKS:
         if pattern.search(question):
             asked[op] += weight
@@ -154,7 +155,7 @@ def _plausible(value: Fraction) -> float:
 def _without_idle(found: list[Quantity]) -> list[Quantity]:
     """The quantities less those that only set the scene: a calendar year, somebody's age among other things."""
     units = {quantity.unit for quantity in found}
-    idle = [q for q in found if (q.unit == "year" and len(units) > 1) or (1900 <= q.value <= 2100 and q.first < 6)]
+    idle = [q for q in found if (q.unit == "year" and len(units) > 1) or (1900 <= q.value <= 2100 and q.first == 0)]
     return [q for q in found if q not in idle] if len(found) - len(idle) >= 2 else found
 
 
@@ -166,7 +167,7 @@ def _expand(state: State, asked: dict[str, float], budget: Budget) -> list[State
         for j in range(i + 1, len(parts)):
             a, b = parts[i], parts[j]
             rest = parts[:i] + parts[i + 1 : j] + parts[j + 1 :]
-            order = -0.25 * (b.first - a.last - 1) - (0.0 if b.leaf else 0.3)
+            order = -0.25 * abs(b.first - a.last - 1) - (0.0 if b.leaf else 0.3)
             for gain, value, unit in _joins(a, b, asked):
                 budget.spend()
                 whole = Quantity(value, unit, a.pull, a.first, b.last, leaf=False)

@@ -50,7 +50,7 @@ def _aliases() -> dict[str, tuple[str, str, Fraction]]:
 
 _UNITS = _aliases()
 _NAMES = "|".join(re.escape(name) for name in sorted(_UNITS, key=len, reverse=True))
-_QUANTITY = re.compile(rf"(-?)({NUMBER.pattern})[\s-]*(?:degrees? |°\s*)?({_NAMES})(?![\w/])")
+_QUANTITY = re.compile(rf"(?<![\d.,])(-?)({NUMBER.pattern})[\s-]*(?:degrees? |°\s*)?({_NAMES})(?![\w/])")
 _WANTED = re.compile(rf"\b(?:how many|how much in|to|in|into|as|of)\b (?:degrees |°)?({_NAMES})(?![\w/])")
 
 
