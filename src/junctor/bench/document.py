@@ -109,6 +109,7 @@ class Part(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     rows: tuple[Row, ...]
     queries: int
+    best_bar: str = ""
     per_dataset: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 

@@ -144,7 +144,7 @@ def _labels_right(figure: Any, axes: Any, board: Board, shown: Mapping[str, Look
     inside = [name for name in names if where[name][0] < _FAR_INSIDE]
     for name in inside:
         style = {"va": "center", "fontsize": 9, "color": shown[name].colour, "zorder": 8}
-        axes.annotate(_labelled(board, name), where[name], (9, 0), "axes fraction", "offset points", **style)
+        axes.annotate(_labelled(board, name), where[name], (8, -8), "axes fraction", "offset points", **style)
     order = sorted((name for name in names if name not in inside), key=lambda name: -where[name][1])
     heights = spread([float(where[name][1]) for name in order], 0.052, 0.99)
     for name, height in zip(order, heights, strict=True):

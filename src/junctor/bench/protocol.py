@@ -54,7 +54,7 @@ def run_bench(
     """
     started = time.perf_counter()
     setup = prepare(table, policies, encoder, use_card, progress)
-    splits = _splits(setup, split, seeds)
+    splits = splits_of(setup.table, split, seeds)
     draws = _draws(splits, resamples)
     results = []
     total = len(splits) * (len(setup.configs) + 1)
@@ -79,8 +79,9 @@ class _Counter:
         self.done += 1
 
 
-def _splits(setup: Setup, split: str | None, seeds: int | None) -> list[Split]:
-    first = split_table(setup.table, split=split, seed=0)
+def splits_of(table: OutcomeTable, split: str | None, seeds: int | None) -> list[Split]:
+    """One split per seed; raises TableError when fewer than two test rows are left."""
+    first = split_table(table, split=split, seed=0)
     if len(first.test) < 2:
         raise TableError(
             f"has {len(first.test)} usable test rows", field="split", fix="record more queries, or give another ratio"
@@ -88,7 +89,7 @@ def _splits(setup: Setup, split: str | None, seeds: int | None) -> list[Split]:
     if seeds is not None and seeds < 1:
         raise TableError(f"{seeds} is not a number of repetitions", field="seeds", fix="at least 1")
     count = seeds or (SEEDS_WHEN_FEW if len(first.test) < FEW_ROWS else SEEDS)
-    return [first, *(split_table(setup.table, split=split, seed=number) for number in range(1, count))]
+    return [first, *(split_table(table, split=split, seed=number) for number in range(1, count))]
 
 
 def _draws(splits: Sequence[Split], count: int) -> dict[str, list[Resamples]]:

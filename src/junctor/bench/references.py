@@ -91,21 +91,26 @@ def random_choice(table: OutcomeTable) -> Curve:
 
     Between two targets it is also a curve: a coin of any bias lies on the straight line between them.
     """
-    with np.errstate(invalid="ignore"):
-        count = table.mask.sum(axis=1)
-        quality = np.where(count > 0, np.nansum(table.quality, axis=1) / np.maximum(count, 1), np.nan)
-    cost = None if table.cost_usd is None else np.nanmean(table.cost_usd, axis=1)[None, :]
+    cost = None if table.cost_usd is None else _row_means(table.cost_usd)[None, :]
     strong = np.full((1, len(table)), 0.5) if len(table.targets) == 2 else None
-    return Curve(quality[None, :], cost, strong, mixed=strong is not None)
+    return Curve(_row_means(table.quality)[None, :], cost, strong, mixed=strong is not None)
 
 
 def _prices(table: OutcomeTable) -> list[float]:
     """Prices of quality from "any gain is worth it" to "no gain is", spaced by ratio, from the spread of recorded costs."""
     if table.cost_usd is None:
         return []
-    spread = np.nanmax(table.cost_usd, axis=1) - np.nanmin(table.cost_usd, axis=1)
+    recorded = table.cost_usd[~np.isnan(table.cost_usd).all(axis=1)]
+    spread = np.nanmax(recorded, axis=1) - np.nanmin(recorded, axis=1)
     known = spread[spread > 0]
     if not len(known):
         return []
     low, high = 0.02 / float(known.max()), 50.0 / float(np.median(known))
     return [*(float(price) for price in np.geomspace(low, high, _ORACLE_STEPS)), np.inf]
+
+
+def _row_means(values: Array) -> Array:
+    """[N] means of the recorded cells; NaN for a row without any."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=1)
+    return np.where(count > 0, np.where(known, values, 0.0).sum(axis=1) / np.maximum(count, 1), np.nan)

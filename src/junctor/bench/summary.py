@@ -41,7 +41,7 @@ def board(
     headline = _headline(setup, test)
     bar = best_bar(test, headline)
     rows = _rows(_with_differences(test, headline, bar), seeds) + _time_rows(results, times, seeds)
-    extras = {side: _part(splits, results, side, picks, bar, headline) for side in results[0].judged if side != TEST}
+    extras = {side: _part(splits, results, side, picks, headline) for side in results[0].judged if side != TEST}
     return Board(
         dataset=dataset,
         rows=tuple(_ordered(rows)),
@@ -140,13 +140,13 @@ def _part(
     results: Sequence[SeedResult],
     side: str,
     picks: Picks,
-    bar: str,
     headline: str,
 ) -> Part:
     found = replicated(results, side, picks)
-    rows = _rows(_with_differences(found, headline, bar if headline in found.get(bar, {}) else ""), len(results))
+    bar = best_bar(found, headline)
+    rows = _rows(_with_differences(found, headline, bar), len(results))
     size = len(splits[0].extra[side])
-    return Part(rows=tuple(_ordered(rows)), queries=size, per_dataset=_per_dataset(results, side))
+    return Part(rows=tuple(_ordered(rows)), queries=size, best_bar=bar, per_dataset=_per_dataset(results, side))
 
 
 def _finder(rows: Sequence[Row], extras: Mapping[str, Part]) -> Callable[[str, str, str], Row | None]:
