@@ -180,8 +180,9 @@ class KNNConfig(EstimatorConfig):
     def candidates(self, rows: int) -> Sequence[KNNConfig]:
         """Most neighbours first, so that ties go to the smoother, up to half of the rows; weighted where many are averaged."""
         grid = [k for k in reversed(NEIGHBOURS) if k <= max(rows // 2, NEIGHBOURS[0])]
-        kinds = [(k, w) for k in grid for w in ("uniform", "similarity") if w == "uniform" or k >= MANY]
-        return [replace(self, k=k, weights=w) for k, w in kinds]
+        plain = {k: replace(self, k=k, weights="uniform") for k in grid}
+        weighted = {k: replace(self, k=k, weights="similarity") for k in grid if k >= MANY}
+        return [tried[k] for k in grid for tried in (plain, weighted) if k in tried]
 
     def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> KNN:
         """Remember every row; raises UserError when there is none."""

@@ -197,14 +197,16 @@ def _order(view: View, utility: Utility, score: Array, quality: Array, cost: Arr
     """Positions best first, without those that are out; the first one is what `_choices` takes."""
     order: NDArray[np.intp]
     if utility.quality_floor is None:
-        order = np.lexsort((cost, -score))
+        key = -score
+        order = np.lexsort((cost, key))
     else:
         good = quality >= utility.quality_floor
-        order = np.lexsort((-quality, np.where(good, cost, -quality), ~good))
+        key = np.where(good, cost, -quality)
+        order = np.lexsort((-quality, key, ~good))
     out = np.equal(score[order], -np.inf)
     if out.any():
         order = order[~out]
-    if order.size > 1 and (utility.quality_floor is not None or score[order[1]] >= score[order[0]] - choosing.TIE):
+    if order.size > 1 and not key[order[1]] > key[order[0]] + choosing.TIE:  # a tie, or a cost that is not known
         first = int(_choices(view, utility, score[None], quality[None], cost[None])[0])
         order = np.concatenate(([first], order[order != first]))
     return order
