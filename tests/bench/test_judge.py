@@ -50,7 +50,7 @@ def test_every_figure_at_the_operating_point_and_along_the_curve() -> None:
     # joined as it is: it falls to .75 at 4
     assert value(figures, "area") == pytest.approx((1.5 * 0.75 + 1.5 * 0.875) / 3)
     assert value(figures, "aiq_released") == pytest.approx((1.5 * 0.75 + 1.5) / 4)
-    assert value(figures, "qnc") == pytest.approx(1.75 / 4)
+    assert value(figures, "qnc") == pytest.approx(2.5 / 4)
     assert value(figures, "cost_at_equal_quality") == pytest.approx(1.75)
     # strong is called on half of the queries and all of the gap is closed twice over: PGR 0, 2, 1
     assert value(figures, "apgr") == pytest.approx(0.5 * 1 + 0.5 * 1.5)

@@ -51,8 +51,11 @@ class TestArea:
 
 class TestQNC:
     def test_is_the_share_of_the_best_targets_cost(self) -> None:
-        # .7 lies half way between (2, .6) and (4, .8): cost 3 of 4
-        assert metrics.qnc(COST, QUALITY, one(0.7), one(4.0))[0] == pytest.approx(0.75)
+        assert metrics.qnc(COST, QUALITY, one(0.6), one(4.0))[0] == pytest.approx(0.5)
+
+    def test_takes_settings_as_they_are_and_the_cheapest_that_will_do(self) -> None:
+        assert metrics.qnc(COST, QUALITY, one(0.61), one(4.0))[0] == pytest.approx(1.0)
+        assert metrics.qnc(row(3.0, 2.0, 4.0), row(0.9, 0.9, 0.8), one(0.7), one(4.0))[0] == pytest.approx(0.5)
 
     def test_not_reached_is_not_a_hundred_per_cent(self) -> None:
         assert np.isnan(metrics.qnc(COST, QUALITY, one(0.81), one(4.0))[0])

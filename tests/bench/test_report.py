@@ -51,7 +51,7 @@ def test_the_page_is_well_formed_and_complete(page: str) -> None:
     outline.feed(page)
     assert outline.wrong == []
     assert outline.open == []
-    expected = ["made", "Leaderboard", "Cost and quality", "AIQ with intervals", "Quality per dataset", "Tuning", "Provenance"]
+    expected = ["made", "Leaderboard", "Cost and quality", "Intervals: AIQ", "Quality per dataset", "Tuning", "Provenance"]
     assert [h for h in outline.headings if h in expected] == expected
     assert any(h.startswith("ood_test") for h in outline.headings)
 
@@ -85,7 +85,7 @@ def test_names_are_escaped(board: Board) -> None:
 def test_without_costs_the_intervals_take_the_frontiers_place(board: Board) -> None:
     page = render_report(msgspec.structs.replace(board, frontiers={}, headline="quality"))
     assert "Cost and quality" not in page
-    assert "quality with intervals" in page
+    assert "Intervals: quality" in page
 
 
 def test_the_card_and_its_reasons_are_in_it(board: Board) -> None:

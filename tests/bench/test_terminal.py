@@ -39,9 +39,7 @@ def test_headline_has_its_interval(board: Board) -> None:
 
 def test_references_are_dimmed_and_asked_about_policies_are_not(board: Board) -> None:
     lines = printed(board, color=True).splitlines()
-    dim = {
-        name: any("\x1b[2m" in line for line in lines if re.search(rf"{name} .*0\.\d", line)) for name in ("oracle", "knn")
-    }
+    dim = {name: any("\x1b[2m" in line for line in lines if re.search(rf"{name} .*0\.\d", line)) for name in ("oracle", "knn")}
     assert dim == {"oracle": True, "knn": False}
 
 

@@ -32,7 +32,7 @@ def number(metric: str, value: float) -> str:
     if metric in ("cost_usd", "cost_at_equal_quality"):
         return usd(value * 1000)
     if metric in ("qnc", "cpt50", "cpt80", "oracle_gap_closed"):
-        return f"{value * 100:.1f}%"
+        return f"{round(value * 100, 1) + 0.0:.1f}%"
     if metric.startswith("decide_us"):
         return f"{value:.0f} µs" if value < 10_000 else f"{value / 1000:.1f} ms"
     if metric == "fit_s":

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from junctor.bench.frontiers import area, first_cost_at, hull_paths, raw_paths
+from junctor.bench.frontiers import TOLERANCE, area, first_cost_at, hull_paths, raw_paths
 
 Array = NDArray[np.float64]
 
@@ -59,15 +59,16 @@ def peak(quality: Array) -> Array:
 
 
 def qnc(cost: Array, quality: Array, best_quality: Array, best_cost: Array) -> Array:
-    """Quality-neutral cost: the least cost at which the curve equals the most accurate single target, over its cost. [R].
+    """Quality-neutral cost: the least cost at which a setting equals the most accurate single target, over its cost. [R].
 
     best_quality, best_cost   [R] of the single target that is most accurate on the *test* rows
 
-    The curve's points are joined by straight lines along its hull: two settings may be mixed. NaN when it is not reached, which
-    is not the same as 1. Source: UniRoute (Jitkrittum et al. 2025), section 6.
+    Settings as they are: nothing is interpolated or hulled. NaN when none reaches it, which is not the same as 1. Source:
+    UniRoute (Jitkrittum et al. 2025), section 6.
     """
-    reached = first_cost_at(*hull_paths(cost, quality), best_quality)
-    return np.divide(reached, best_cost, out=np.full_like(reached, np.nan), where=best_cost > 0)
+    reached = np.where(quality >= best_quality[:, None] - TOLERANCE, cost, np.inf).min(axis=1)
+    share = np.divide(reached, best_cost, out=np.full_like(reached, np.nan), where=best_cost > 0)
+    return np.where(np.isfinite(share), share, np.nan)
 
 
 def cost_at_equal_quality(cost: Array, quality: Array, wanted: Array) -> Array:

@@ -22,7 +22,7 @@ def render_report(board: Board) -> str:
         f'<p class="lead">{summary_sentence(board)}</p>',
         _section("Leaderboard", _leaderboard(board)),
         _frontier(board),
-        _section(f"{TITLES[board.headline]} with intervals", _both(board, "forest", METRICS[board.headline])),
+        _section(f"Intervals: {TITLES[board.headline]}", _both(board, "forest", METRICS[board.headline])),
         _heat_map("Quality per dataset", board, board.per_dataset, board.dataset_sizes),
         *_extras(board),
         _card(board.card),
