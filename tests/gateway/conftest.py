@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -137,6 +138,19 @@ def raw(data: bytes, *, then: str = "close") -> Behaviour:
     return act
 
 
+def in_turn(*parts: bytes) -> Behaviour:
+    """Sends these one after the other with a pause between them, then closes."""
+
+    async def act(up: Upstream, reader: Reader, writer: Writer) -> None:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        writer.close()
+
+    return act
+
+
 async def stall(up: Upstream, reader: Reader, writer: Writer) -> None:
     """Says nothing until the other side hangs up."""
     await reader.read()
@@ -196,7 +210,12 @@ class Served:
     async def chat(self, model: str = "auto", headers: dict[str, str] | None = None, **more: Any) -> aiohttp.ClientResponse:
         """One call."""
         body = {"model": model, "messages": [{"role": "user", "content": "ping"}], **more}
-        return await self.session.post(self.url + "/v1/chat/completions", json=body, headers=headers or {})
+        data = io.BytesIO(json.dumps(body).encode())
+        head = {"content-type": "application/json", **(headers or {})}
+        reply = await self.session.post(self.url + "/v1/chat/completions", data=data, headers=head)
+        if not more.get("stream"):
+            await reply.read()
+        return reply
 
     def records(self) -> list[Any]:
         """Everything in the journal."""
@@ -205,7 +224,9 @@ class Served:
 
 def engine_over(ups: list[Upstream], tmp: Path, **more: Any) -> Engine:
     """Targets t0, t1, … over these upstreams, and the alias `auto` that tries them in order."""
-    providers = {f"p{i}": OpenAICompatibleProvider(up.url, api_key="sk-secret", connect_timeout_s=2) for i, up in enumerate(ups)}
+    providers = {
+        f"p{i}": OpenAICompatibleProvider(up.url, api_key="sk-secret", connect_timeout_s=2) for i, up in enumerate(ups)
+    }
     price = Price(input_usd_per_mtok=1.0, output_usd_per_mtok=2.0)
     targets = Catalogue([Target(id=f"t{i}", provider=f"p{i}", model="up", price=price) for i in range(len(ups))])
     aliases = {"auto": Alias(name="auto", policy=InOrder(), targets=targets)}

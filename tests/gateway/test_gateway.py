@@ -4,8 +4,11 @@ import asyncio
 
 import aiohttp
 import openai
+import pytest
 
 from junctor.journal import DecisionRecord, FeedbackRecord, OutcomeRecord
+
+from .conftest import stall
 
 
 async def test_alias_answers_with_the_upstream_s_bytes_and_says_what_was_decided(upstream, gateway):
@@ -75,13 +78,9 @@ async def test_the_real_openai_client_works_whole_and_streamed(upstream, gateway
             parts = [c.choices[0].delta.content or "" async for c in stream]
             assert "".join(parts) == "pong"
         assert [m.id async for m in client.models.list()] == ["auto", "t0"]
-        try:
+        with pytest.raises(openai.NotFoundError) as caught:
             await client.chat.completions.create(model="nope", messages=turns)
-        except openai.NotFoundError as error:
-            assert error.code == "model_not_found"
-            assert error.param == "model"
-        else:
-            raise AssertionError("an unknown model must be a NotFoundError")
+        assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
 async def test_feedback_joins_its_decision_and_lookup_shows_both(upstream, gateway):
@@ -128,8 +127,6 @@ async def test_concurrent_requests_do_not_mix(upstream, gateway):
 
 async def test_client_that_hangs_up_cancels_the_upstream(upstream, gateway):
     """A client that leaves before the answer: the upstream connection is given up and the journal says cancelled."""
-    from .conftest import stall  # noqa: PLC0415
-
     up = await upstream(stall)
     served = await gateway(up)
     call = asyncio.create_task(served.chat())

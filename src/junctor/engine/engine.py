@@ -77,7 +77,7 @@ class Engine:
         self.providers = dict(providers)
         self.aliases = dict(aliases or {})
         self.names = Names.of(catalogue, self.providers, self.aliases)
-        self.health = health or Health(clock=clock)
+        self.health = Health(clock=clock) if health is None else health
         self.ledger = Ledger(self.aliases, journal, remember=remember, wall=wall)
         self.default_deadline_s = default_deadline_s
         self.encode_timeout_s = encode_timeout_s

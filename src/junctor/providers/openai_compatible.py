@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import io
 import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -34,6 +35,7 @@ from junctor.types import Request, Target
 DONE = b"data: [DONE]\n\n"
 ERROR_BODY_BYTES = 64 * 1024
 SAID_CHARS = 300
+LARGE_BODY_BYTES = 512 * 1024
 EVENT_BYTES = 8 * 1024 * 1024
 TELLING = re.compile(rb'"usage"|"error"|"finish_reason": ?"')
 KEY_STATUSES = (401, 403, 407)
@@ -114,6 +116,13 @@ class OpenAICompatibleProvider(Provider):
             message, _, where = str(error).partition(" - at `$.")
             known = ", ".join(OpenAICompatibleSettings.__struct_fields__)
             raise ConfigError(message[0].lower() + message[1:], field=where.rstrip("`"), fix=f"known here: {known}") from None
+        for name in ("connect_timeout_s", "read_timeout_s"):
+            seconds = getattr(found, name)
+            if seconds is not None and not 0 < seconds < float("inf"):
+                raise ConfigError("is not a number of seconds above 0", field=name, fix="leave it out for the default")
+        for name, texts in (("api_key", [found.api_key]), ("headers", [*found.headers, *found.headers.values()])):
+            if any(not text.isprintable() for text in texts):
+                raise ConfigError("holds a character that no header may", field=name, fix="use printable characters")
         return cls(**msgspec.structs.asdict(found))
 
     async def complete(self, request: Request, target: Target, timeout_s: float | None) -> Reply:
@@ -161,7 +170,9 @@ class OpenAICompatibleProvider(Provider):
         timeout = aiohttp.ClientTimeout(
             total=timeout_s, sock_connect=self.connect_timeout_s, sock_read=self.read_timeout_s, ceil_threshold=1e9
         )
-        return await self._connected().post(self.url, data=body, headers=self._headers, timeout=timeout, allow_redirects=False)
+        # aiohttp writes what can be read from in portions, so that a large body does not hold up the event loop.
+        data = body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body)
+        return await self._connected().post(self.url, data=data, headers=self._headers, timeout=timeout, allow_redirects=False)
 
     def _connected(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -361,7 +372,7 @@ def _checked_url(base_url: str) -> URL:
     if url.scheme not in ("http", "https") or not url.host:
         raise ConfigError("is not an http or https URL", field="base_url", fix="for example https://host/v1")
     if url.user or url.password:
-        raise ConfigError("holds a user or a password", field="base_url", fix="put the secret into api_key, as a reference")
+        raise ConfigError("holds a user or a password", field="base_url", fix="put the key into api_key, as a reference")
     return url
 
 
