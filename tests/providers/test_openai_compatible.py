@@ -141,6 +141,14 @@ async def test_pieces_hold_whole_events_and_done_comes_alone(upstream):
     assert pieces[-1] == b"data: [DONE]\n\n"
 
 
+async def test_done_inside_the_text_is_only_text(upstream):
+    """A model that writes about this protocol does not end its own stream."""
+    event = data(DELTA.replace(b'"x"', b'"it ends with data: [DONE]"'))
+    provider, _ = await upstream(*chunked(event, event, b"data: [DONE]\n\n"))
+    events, _ = await read(provider)
+    assert events == [event, event, b"data: [DONE]\n\n"]
+
+
 async def test_usage_of_a_stream_is_asked_for_and_shown_only_to_who_asked(upstream):
     """It is always read; the event is passed on only when the caller had asked, and not asked for when it is switched off."""
     usage = data(b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}')

@@ -38,6 +38,7 @@ SAID_CHARS = 300
 LARGE_BODY_BYTES = 512 * 1024
 EVENT_BYTES = 8 * 1024 * 1024
 TELLING = re.compile(rb'"usage"|"error"|"finish_reason": ?"')
+DONE_LINE = re.compile(rb"(?:^|\n)data: ?\[DONE\]")  # at the start of a line: inside a chunk it is only text
 KEY_STATUSES = (401, 403, 407)
 
 
@@ -264,6 +265,9 @@ class _Stream(StreamReply):
                     yield piece
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._provider._failure(error, self._target) from error
+        finally:
+            if not self._done:
+                self._response.close()
         yield DONE
         await self._finish()
 
@@ -306,12 +310,10 @@ class _Stream(StreamReply):
 
     def _read(self, events: bytes) -> bytes:
         """Take in what the events say; returns what the client gets, up to but without `[DONE]`."""
-        place = events.find(b"data: [DONE]")
-        if place < 0:
-            place = events.find(b"data:[DONE]")
-        if place >= 0:
+        end = DONE_LINE.search(events)
+        if end is not None:
             self._done = True
-            events = events[:place]
+            events = events[: end.start() + 1] if end.start() else b""
         if not TELLING.search(events):
             if not _looks_right(events):
                 raise UpstreamGarbage("sent an event that is not a chunk", target=self._target.id)
