@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from junctor.bench import seedrun
 from junctor.bench.document import METRICS, Board, board_document
-from junctor.bench.prepare import check, chosen_policies, with_usable_costs
+from junctor.bench.prepare import check, chosen_policies, config_with, with_usable_costs
 from junctor.bench.protocol import run_bench, splits_of
 from junctor.errors import TableError, UnknownName, UserError
+from junctor.fitting import fit_policy, policy_config
 from junctor.outcomes import OutcomeTable
 
 COST_METRICS = {"cost_usd", "aiq", "aiq_released", "area", "qnc", "peak", "routerarena", "vl_rank", "cost_at_equal_quality"}
@@ -270,3 +272,24 @@ def replace_description(target: Any) -> Any:
     import msgspec
 
     return msgspec.structs.replace(target, description="good at it")
+
+
+def test_a_policy_that_reads_descriptions_uses_the_encoder_of_the_run() -> None:
+    assert config_with("similarity", "lexical").settings()["estimator_settings"]["encoder"] == "lexical"
+    assert config_with("knn", "lexical").settings() == policy_config("knn").settings()
+
+
+def test_a_bar_that_cannot_be_fitted_is_left_out_with_a_note_but_not_one_that_was_asked_for(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(config: Any, *given: Any) -> Any:
+        if config.settings().get("estimator") == "linear":
+            raise UserError("cannot be fitted today", field="linear")
+        return fit_policy(config, *given)
+
+    monkeypatch.setattr(seedrun, "fit_policy", failing)
+    board = bench(made(90), policies=["mean"], seeds=1)
+    assert "linear" not in board.policies()
+    assert any("linear is not on the board" in note for note in board.notes)
+    with pytest.raises(UserError, match="today"):
+        bench(made(90), policies=["linear"], seeds=1)

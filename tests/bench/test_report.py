@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -135,3 +136,14 @@ def test_looks_differ_in_more_than_colour(board: Board) -> None:
     assert set(found) == set(board.policies())
     shapes = [(look.marker, str(look.dash)) for look in found.values()]
     assert len(set(shapes)) == len(shapes)
+
+
+def test_costs_that_spread_widely_go_on_a_logarithmic_axis(board: Board) -> None:
+    def with_costs(change: Callable[[float], float]) -> Board:
+        curves = {n: msgspec.structs.replace(f, cost_usd=tuple(map(change, f.cost_usd))) for n, f in board.frontiers.items()}
+        return msgspec.structs.replace(board, frontiers=curves)
+
+    wide, narrow = with_costs(lambda cost: cost**3), with_costs(lambda cost: 0.1 + cost)
+    assert plots.cost_ratio(wide) > plots.LOG_WHEN > plots.cost_ratio(narrow)
+    ticks = [plots.frontier(one, plots.WIDE).count('id="xtick_') for one in (wide, narrow)]
+    assert ticks[0] != ticks[1]

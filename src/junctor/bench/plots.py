@@ -62,6 +62,12 @@ def has_costs(board: Board) -> bool:
     return any(len(f.cost_usd) > 1 for f in board.frontiers.values())
 
 
+def cost_ratio(board: Board) -> float:
+    """The dearest point of all curves over the cheapest: above LOG_WHEN, the cost axis is logarithmic."""
+    costs = [cost for curve in board.frontiers.values() for cost in curve.cost_usd if cost > 0]
+    return max(costs) / min(costs) if costs else 1.0
+
+
 def frontier(board: Board, width: float) -> str:
     """Quality against cost: each policy's hull, its operating point, every single target, the best one named. SVG."""
     narrow = width < 6
@@ -74,9 +80,8 @@ def frontier(board: Board, width: float) -> str:
             handle = _draw_policy(axes, board, policy, curve, shown[policy])
             ends.append((policy, handle))
     _draw_singles(axes, board)
-    costs = [c for f in board.frontiers.values() for c in f.cost_usd if c > 0]
-    if max(costs) / min(costs) > LOG_WHEN:
-        _log_axis(axes, max(costs) / min(costs))
+    if cost_ratio(board) > LOG_WHEN:
+        _log_axis(axes, cost_ratio(board))
     axes.xaxis.set_major_formatter(lambda value, _: usd(value * 1000))
     axes.xaxis.set_minor_formatter(lambda *_: "")
     axes.set_xlabel("USD per 1,000 queries")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from junctor.bench.cards import Card, card_of
-from junctor.bench.references import BARS, REFERENCES
+from junctor.bench.references import BARS
 from junctor.encoders.base import Encoder
 from junctor.errors import TableError, UserError
 from junctor.features import Features
@@ -63,7 +63,7 @@ def prepare(
     counted = table if card is None else card.count(table)
     priced, notes = with_usable_costs(counted)
     judged, names = chosen_policies(priced, policies)
-    configs = {name: policy_config(name) for name in names}
+    configs = {name: config_with(name, encoder) for name in names}
     made, vectors = None, None
     if any("embedding" in config.needs for config in configs.values()):
         made, vectors = _encoded(table, encoder, progress)
@@ -125,9 +125,13 @@ def chosen_policies(table: OutcomeTable, policies: Sequence[str] | None) -> tupl
     return asked, list(dict.fromkeys([*fitted, *bars]))
 
 
-def is_reference(name: str, judged: Sequence[str]) -> bool:
-    """Whether a row stands on the board for comparison only."""
-    return name in REFERENCES and name not in judged
+def config_with(name: str, encoder: str) -> PolicyConfig:
+    """The policy's config; one that reads texts itself (target descriptions) is told which encoder made the features."""
+    config = policy_config(name)
+    inner = config.settings().get("estimator_settings")
+    if isinstance(inner, Mapping) and "encoder" in inner:
+        return policy_config(name, {"encoder": encoder})
+    return config
 
 
 def _all_alike(table: OutcomeTable) -> bool:

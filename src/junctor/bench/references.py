@@ -17,8 +17,6 @@ Array = NDArray[np.float64]
 
 BARS = ("random", "cheapest", "best-single", "label-table", "zero-router", "knn", "linear", "kmeans-table")
 """The cheap bars: a policy that does not clear these has no claim."""
-REFERENCES = (*BARS, "oracle")
-"""All that are printed dimmed."""
 
 _ORACLE_STEPS = 64
 

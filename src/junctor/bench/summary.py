@@ -24,7 +24,7 @@ Replicated = Mapping[str, Mapping[str, tuple[float, Array]]]
 
 HEADLINES = ("aiq", "apgr", "quality")
 """What ranks when no card says so: the first of these that any policy has."""
-GRID = 64
+GRID = 48
 
 
 def board(
@@ -183,14 +183,16 @@ def _frontiers(results: Sequence[SeedResult]) -> dict[str, Frontier]:
 
 
 def _mean_hull(hulls: Sequence[tuple[Array, Array]]) -> Frontier:
-    """The mean height of the seeds' hulls, from where all of them have begun to where the last one ends."""
+    """The mean height of the seeds' hulls, from where all of them have begun to where the last one ends.
+
+    Fine enough that straight lines between its points look right on a logarithmic axis too.
+    """
     start, end = max(x[0] for x, _ in hulls), max(x[-1] for x, _ in hulls)
     corners = np.unique(np.concatenate([x for x, _ in hulls]))
     corners = corners[(corners > start) & (corners < end)]
-    grid = np.concatenate([[start], corners, [end]]) if end > start else np.array([start])
-    if len(grid) > GRID:
-        inner = np.geomspace(start, end, GRID) if start > 0 else np.linspace(start, end, GRID)
-        grid = np.concatenate([[start], inner[1:-1], [end]])
+    between = np.geomspace(start, end, GRID) if start > 0 else np.linspace(start, end, GRID)
+    few = corners if len(corners) <= GRID else np.array([])
+    grid = np.unique(np.concatenate([[start], few, between[1:-1], [end]])) if end > start else np.array([start])
     height = np.mean([np.interp(grid, x, y) for x, y in hulls], axis=0)
     return Frontier(cost_usd=tuple(grid.tolist()), quality=tuple(height.tolist()))
 
