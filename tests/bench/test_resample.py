@@ -48,6 +48,16 @@ def test_over_seeds_averages_each_replicate_over_the_seeds_it_picked() -> None:
     assert replicates.tolist() == [10.0, 30.0]
 
 
+def test_the_median_counts_out_of_reach_as_infinite() -> None:
+    nan = float("nan")
+    per_seed = np.array([[0.7, 0.6, nan], [0.8, nan, nan], [nan, 0.9, 0.5]])
+    value, replicates = over_seeds(per_seed, np.array([[0, 1, 2], [0, 1, 2]]), median=True)
+    assert value == 0.8
+    assert replicates[0] == 0.9
+    assert np.isnan(replicates[1])
+    assert np.isnan(over_seeds(per_seed[1:, 1:], np.array([[0, 1]]), median=True)[0])
+
+
 def test_interval_covers_the_mean_of_a_known_distribution() -> None:
     rng = np.random.default_rng(3)
     (draws,) = draw([range(400)], 2000, rng)

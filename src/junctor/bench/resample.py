@@ -67,16 +67,21 @@ def _nonempty(counts: Counts) -> Counts:
     return counts
 
 
-def over_seeds(per_seed: Array, picks: NDArray[np.intp]) -> tuple[float, Array]:
+def over_seeds(per_seed: Array, picks: NDArray[np.intp], *, median: bool = False) -> tuple[float, Array]:
     """The mean over seeds and its replicates, in which the seeds are resampled too.
 
     per_seed   [S, 1 + B] a metric per seed and resample
     picks      [B, S] which seeds each replicate takes
+    median     for figures that may be out of reach (NaN): the median over seeds, out of reach counting as infinite
 
-    Gives the value (NaN unless every seed has one) and B replicates (NaN where one is missing).
+    Gives the value (NaN when it is not defined, or out of reach) and B replicates.
     """
     columns = np.arange(picks.shape[0])[:, None] + 1
-    return float(per_seed[:, 0].mean()), np.asarray(per_seed[picks, columns].mean(axis=1))
+    if not median:
+        return float(per_seed[:, 0].mean()), np.asarray(per_seed[picks, columns].mean(axis=1))
+    reach = np.where(np.isnan(per_seed), np.inf, per_seed)
+    value, replicates = np.median(reach[:, 0]), np.median(reach[picks, columns], axis=1)
+    return float(value) if np.isfinite(value) else float("nan"), np.where(np.isfinite(replicates), replicates, np.nan)
 
 
 @dataclass(frozen=True, slots=True)

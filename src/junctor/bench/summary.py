@@ -25,6 +25,7 @@ Replicated = Mapping[str, Mapping[str, tuple[float, Array]]]
 HEADLINES = ("aiq", "apgr", "quality")
 """What ranks when no card says so: the first of these that any policy has."""
 GRID = 48
+MAY_BE_OUT_OF_REACH = frozenset({"qnc", "cost_at_equal_quality"})
 
 
 def board(
@@ -68,13 +69,16 @@ def board(
 
 
 def replicated(results: Sequence[SeedResult], side: str, picks: Picks) -> dict[str, dict[str, tuple[float, Array]]]:
-    """Every figure of a judged side: its mean over seeds, and the bootstrap's replicates of that mean."""
+    """Every figure of a judged side: its mean over seeds (QNC and its like: median), and the bootstrap's replicates of that."""
     found: dict[str, dict[str, tuple[float, Array]]] = {}
     for policy in results[0].judged[side]:
         if all(policy in result.judged[side] for result in results):
             figures = [result.judged[side][policy].figures for result in results]
             shared = [name for name in figures[0] if all(name in other for other in figures)]
-            found[policy] = {name: over_seeds(np.stack([f[name] for f in figures]), picks) for name in shared}
+            found[policy] = {
+                name: over_seeds(np.stack([f[name] for f in figures]), picks, median=name in MAY_BE_OUT_OF_REACH)
+                for name in shared
+            }
     return found
 
 
