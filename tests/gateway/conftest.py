@@ -240,7 +240,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Serve
     stops: list[tuple[Served, asyncio.Task[None]]] = []
 
     async def start(*ups: Upstream, engine: Engine | None = None, **more: Any) -> Served:
-        serving = {k: more.pop(k) for k in ("max_body_bytes", "shutdown_s") if k in more}
+        serving = {k: more.pop(k) for k in ("max_body_bytes", "shutdown_s", "body_timeout_s") if k in more}
         engine = engine or engine_over(list(ups), tmp_path, **more)
         ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         stop = asyncio.Event()

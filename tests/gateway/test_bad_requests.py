@@ -1,6 +1,7 @@
 """Every bad request gets one line, a typed 4xx and the path of the field; none is a 5xx and none reaches an upstream."""
 
 import asyncio
+import contextlib
 import io
 import json
 import string
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from junctor.errors import RequestError
 from junctor.gateway.wire import parse_chat, parse_feedback
 
-from .conftest import stall
+from .conftest import STREAM_HEAD, chunk, event
 
 USER = {"role": "user", "content": "hi"}
 
@@ -324,46 +325,130 @@ async def test_a_bug_is_a_500_without_details(upstream, gateway, monkeypatch, ca
     assert "KeyError" in caplog.text
 
 
-async def test_a_body_that_does_not_come_is_refused(upstream, gateway):
-    """A client that declares a body and goes silent gets a 400 after the body timeout; one that hangs up is forgotten."""
-    from junctor.gateway import Gateway
+async def _talk(served, *parts, pause_s=0.02):
+    """Send raw bytes, one write each; everything that comes back until the connection closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(served.url.rsplit(":", 1)[1]))
+    try:
+        for part in parts:
+            writer.write(part)
+            await asyncio.sleep(pause_s)
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
-    served = await gateway(await upstream(stall))
-    app = Gateway(served.engine, body_timeout_s=0.1)
-    sent = []
 
-    async def send(message):
-        sent.append(message)
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
 
-    async def silent():
-        await asyncio.sleep(0.01)
-        if not sent:
-            return {"type": "http.request", "body": b"{", "more_body": True}
-        return {"type": "http.disconnect"}
 
-    scope = {"type": "http", "path": "/v1/chat/completions", "method": "POST", "headers": []}
-    await app(scope, silent, send)
-    assert sent[0]["status"] == 400
+async def test_a_body_that_does_not_come_is_a_408(upstream, gateway):
+    """A client that declares a body and goes silent is told so, and its connection closed."""
+    served = await gateway(await upstream(), body_timeout_s=0.3)
+    said = await _talk(served, POST + b"content-length: 50\r\n\r\n{")
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(said.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_timeout"
 
-    async def gone():
-        return {"type": "http.disconnect"}
 
-    sent.clear()
-    await app(scope, gone, send)
-    assert sent == []
+async def test_what_is_no_http_is_refused_in_the_same_shape(upstream, gateway):
+    """Binary noise, two lengths, a length and chunks at once, a head that does not end: each a typed error and a close."""
+    served = await gateway(await upstream())
+    smuggled = POST + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+    for bad in (b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9.9\r\n\r\n", smuggled, POST + b"content-length: x\r\n\r\n"):
+        said = await _talk(served, bad)
+        assert said.startswith(b"HTTP/1.1 400 "), bad
+        assert json.loads(said.partition(b"\r\n\r\n")[2])["error"]["param"] == "request"
+    endless = await _talk(served, POST, *[b"x-%d: %s\r\n" % (i, b"y" * 9000) for i in range(9)])
+    assert endless.startswith(b"HTTP/1.1 431 ")
 
 
 async def test_pipelined_and_http_1_0_clients_are_served(upstream, gateway):
-    """Two requests in one packet are answered in order; HTTP/1.0 closes."""
+    """Requests in one packet are answered in order; HTTP/1.0 closes, and its stream ends with the connection."""
     served = await gateway(await upstream())
-    port = int(served.url.rsplit(":", 1)[1])
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     one = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
-    writer.write(one + one.replace(b"/healthz", b"/v1/models") + b"GET /healthz HTTP/1.0\r\n\r\n")
-    text = await asyncio.wait_for(reader.read(), 5)
+    text = await _talk(served, one + one.replace(b"/healthz", b"/v1/models?a=b") + b"GET /healthz HTTP/1.0\r\n\r\n")
     assert [text.count(b'{"status":"ok"}'), text.count(b'"object": "list"')] == [2, 1]
+    assert text.index(b"ok") < text.index(b"list") < text.rindex(b"ok")
+    body = json.dumps(call(stream=True)).encode()
+    old = POST.replace(b"1.1", b"1.0") + b"content-length: %d\r\n\r\n" % len(body) + body
+    said = await _talk(served, old)
+    assert b"transfer-encoding" not in said
+    assert said.endswith(b"\r\n\r\n" + said.partition(b"\r\n\r\n")[2])
+    assert said.endswith(b"data: [DONE]\n\n")
+
+
+async def test_slow_pipelined_requests_keep_their_order(upstream, gateway):
+    """A second request that comes while the first is being answered waits for it."""
+    up = await upstream()
+    served = await gateway(up)
+    bodies = [json.dumps(call(model="t0", seed=i)).encode() for i in range(3)]
+    parts = [POST + b"content-length: %d\r\n\r\n" % len(body) + body for body in bodies]
+    said = await _talk(served, b"".join(parts), b"GET /healthz HTTP/1.1\r\nconnection: close\r\n\r\n")
+    assert said.count(b"pong") == 3
+    assert [body["seed"] for body in up.bodies] == [0, 1, 2]
+    assert said.endswith(b'{"status":"ok"}')
+
+
+async def test_small_print_of_http(upstream, gateway):
+    """100-continue is answered, HEAD has no body, an upgrade is ignored, bodies may come in chunks and pieces."""
+    served = await gateway(await upstream())
+    body = json.dumps(call()).encode()
+    length = b"content-length: %d\r\nconnection: close\r\n" % len(body)
+    said = await _talk(served, POST + length + b"expect: 100-continue\r\n\r\n", body[:5], body[5:])
+    assert said.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+    said = await _talk(served, b"HEAD /healthz HTTP/1.1\r\nconnection: close\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 405 ")
+    assert said.endswith(b"\r\n\r\n")
+    said = await _talk(served, b"GET /healthz HTTP/1.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+    assert said.endswith(b'{"status":"ok"}')
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    head = POST + b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+    said = await _talk(served, head, *(chunks[i : i + 40] for i in range(0, len(chunks), 40)))
+    assert b"pong" in said
+
+
+async def test_a_client_that_does_not_read_is_cut_off_at_its_deadline(upstream, gateway):
+    """A stream larger than every buffer, and nobody reads: the upstream is released at the deadline."""
+    large = chunk(event("x" * 60_000))
+
+    async def flood(up, reader, writer):
+        writer.write(STREAM_HEAD)
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(large)
+                await writer.drain()
+        up.gone.set()
+
+    up = await upstream(flood)
+    served = await gateway(up)
+    _, writer = await asyncio.open_connection("127.0.0.1", int(served.url.rsplit(":", 1)[1]), limit=1024)
+    body = json.dumps(call(stream=True, metadata={"junctor_deadline_s": 0.5})).encode()
+    writer.write(POST + b"content-length: %d\r\n\r\n" % len(body) + body)
+    await asyncio.wait_for(up.gone.wait(), 10)
+    assert served.records()[-1].error == "deadline_exceeded"
     writer.close()
-    await writer.wait_closed()
+    await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+
+async def test_idle_connections_are_closed(upstream, gateway):
+    """Keep-alive is not for ever."""
+    from junctor.gateway.http import Server
+
+    served = await gateway(await upstream())
+
+    async def app(exchange):
+        exchange.reply(200, [], b"")
+
+    server = Server(app, keep_alive_s=0.1)
+    listening = await asyncio.get_running_loop().create_server(server.connection, "127.0.0.1", 0)
+    sweeping = asyncio.create_task(server.sweep())
+    served.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    try:
+        with contextlib.suppress(ConnectionError):
+            await _talk(served, b"GET / HTTP/1.1\r\n\r\n")
+        assert not server.connections
+    finally:
+        sweeping.cancel()
+        listening.close()
 
 
 async def test_port_in_use_is_a_typed_error(upstream, gateway):

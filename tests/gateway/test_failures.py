@@ -171,6 +171,13 @@ async def test_a_client_error_of_the_upstream_is_passed_on_and_not_retried(upstr
     assert served.records()[-1].error == "upstream_status"
 
 
+async def test_a_status_that_nobody_knows_is_passed_on_too(upstream, gateway):
+    """Upstreams make up their own 4xx."""
+    served = await gateway(await upstream(status("499 Whatever", b"{}")))
+    reply = await served.chat()
+    assert (reply.status, (await reply.json())["error"]["code"]) == (499, "upstream_status")
+
+
 async def test_a_refused_key_is_a_bad_gateway_that_tells_nothing(upstream, gateway):
     """401 speaks of the gateway's key: 502, and neither the key nor the upstream's words about it reach the client."""
     body = b'{"error":{"message":"Incorrect API key: sk-secret"}}'

@@ -149,6 +149,16 @@ async def test_done_inside_the_text_is_only_text(upstream):
     assert events == [event, event, b"data: [DONE]\n\n"]
 
 
+async def test_the_last_usage_counts_and_nothing_else_is_lost(upstream):
+    """Upstreams that repeat a growing usage in every chunk: the last one is taken, the chunks pass."""
+    growing = [data(b'{"choices":[{"index":0}],"usage":{"prompt_tokens":3,"completion_tokens":%d}}' % n) for n in (1, 2)]
+    usage = data(b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":3}}')
+    provider, _ = await upstream(*chunked(b"".join([data(DELTA), *growing, usage, b"data: [DONE]\n\n"])))
+    events, reply = await read(provider)
+    assert events == [data(DELTA), *growing, b"data: [DONE]\n\n"]
+    assert reply.usage.output_tokens == 3
+
+
 async def test_usage_of_a_stream_is_asked_for_and_shown_only_to_who_asked(upstream):
     """It is always read; the event is passed on only when the caller had asked, and not asked for when it is switched off."""
     usage = data(b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}')

@@ -90,13 +90,12 @@ def answer_headers(answer: Answer | StreamAnswer) -> Headers:
 
 
 def whole_headers(answer: Answer) -> Headers:
-    """The headers of a whole answer: it knows its cost and its length."""
+    """The headers of a whole answer: it knows its cost."""
     headers = answer_headers(answer)
     cost = answer.outcome.cost_usd
     if cost is not None:
         headers.append((b"x-junctor-cost-usd", b"%.9g" % cost))
     headers.append(JSON_TYPE)
-    headers.append((b"content-length", b"%d" % len(answer.reply.body)))
     return headers
 
 

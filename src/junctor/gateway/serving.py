@@ -1,4 +1,4 @@
-"""Runs the gateway: a socket, uvicorn with uvloop and httptools, and a shutdown that lets answers finish."""
+"""Runs the gateway: a socket, an event loop, and a shutdown that lets answers finish."""
 
 from __future__ import annotations
 
@@ -8,41 +8,22 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-
-import uvicorn
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 from junctor.engine import Engine
 from junctor.errors import ConfigError
 from junctor.gateway.app import Gateway
+from junctor.gateway.http import Server
 
-KEEP_ALIVE_S = 75
 BACKLOG = 4096
-SHUTDOWN_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, except that a signal ends it and is not raised again: a clean stop exits with 0."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """The first signal stops accepting and waits for answers, the second one does not wait."""
-        loop = asyncio.get_running_loop()
-        try:
-            for number in SHUTDOWN_SIGNALS:
-                loop.add_signal_handler(number, self.handle_exit, number, None)
-        except (NotImplementedError, RuntimeError, ValueError):  # no signals here: Windows, or not the main thread
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number in SHUTDOWN_SIGNALS:
-                loop.remove_signal_handler(number)
+MAX_BODY_BYTES = 8 * 1024 * 1024
+GC_THRESHOLD = 20_000
+OnReady = Callable[[str, int], None]
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening address; raises ConfigError when it is taken or is none. Port 0 takes any free one."""
+    """A listening socket; raises ConfigError when the address is taken or is none. Port 0 takes any free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -55,7 +36,41 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigError(
             f"cannot listen on {host}:{port}: {reason.lower()}", field="gateway.port", fix="free it, or choose another port"
         ) from error
+    sock.setblocking(False)
     return sock
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event, hurry: asyncio.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM set `stop`, a second one `hurry`; where there are no signals (threads, Windows), nothing happens."""
+
+    def told() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    loop, numbers = asyncio.get_running_loop(), []
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.add_signal_handler(number, told)
+                numbers.append(number)
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def _calm_collector() -> Iterator[None]:
+    """What is loaded now lives as long as the process, so the collector need not walk it; and requests leave few cycles."""
+    usual = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+        gc.unfreeze()
 
 
 async def serve_async(
@@ -63,9 +78,10 @@ async def serve_async(
     host: str = "127.0.0.1",
     port: int = 8080,
     *,
-    max_body_bytes: int = 8 * 1024 * 1024,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    body_timeout_s: float = 30.0,
     shutdown_s: float = 10.0,
-    on_ready: Callable[[str, int], None] | None = None,
+    on_ready: OnReady | None = None,
     until: asyncio.Event | None = None,
 ) -> None:
     """Serve until SIGINT, SIGTERM or `until`, then let answers finish for up to `shutdown_s` seconds and close the engine.
@@ -73,41 +89,30 @@ async def serve_async(
     `on_ready(host, port)` is called once connections are accepted. Raises ConfigError when the port is taken.
     """
     sock = bind(host, port)
-    config = uvicorn.Config(
-        Gateway(engine, max_body_bytes=max_body_bytes),
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        proxy_headers=False,
-        server_header=False,
-        access_log=False,
-        log_config=None,
-        log_level="error",
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(shutdown_s)),
-    )
-    if on_ready is not None:  # the socket listens already: a client that comes now waits in its backlog
-        on_ready(host, sock.getsockname()[1])
-    # What is loaded now lives as long as the process: spare the collector from walking it again and again.
-    gc.collect()
-    gc.freeze()
-    server = _Server(config)
-    waiting = None if until is None else asyncio.create_task(_stop_after(until, server))
+    server = Server(Gateway(engine), max_body_bytes=max_body_bytes, body_timeout_s=body_timeout_s)
+    listening = await asyncio.get_running_loop().create_server(server.connection, sock=sock, backlog=BACKLOG)
+    stop, hurry = until or asyncio.Event(), asyncio.Event()
+    sweeping = asyncio.create_task(server.sweep())
     try:
-        await server.serve(sockets=[sock])
+        with _signals(stop, hurry), _calm_collector():
+            if on_ready is not None:
+                on_ready(host, sock.getsockname()[1])
+            await stop.wait()
+            listening.close()
+            await _first_of(server.drain(), hurry.wait(), seconds=shutdown_s)
     finally:
-        if waiting is not None:
-            waiting.cancel()
-        gc.unfreeze()
-        sock.close()
+        listening.close()
+        sweeping.cancel()
+        server.give_up()
+        await asyncio.sleep(0.05)  # cancelled requests write their last record
         await engine.aclose()
 
 
-async def _stop_after(until: asyncio.Event, server: _Server) -> None:
-    await until.wait()
-    server.should_exit = True
+async def _first_of(*things: Coroutine[Any, Any, Any], seconds: float) -> None:
+    tasks = [asyncio.ensure_future(thing) for thing in things]
+    await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
 
 
 def serve(
@@ -115,9 +120,9 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8080,
     *,
-    max_body_bytes: int = 8 * 1024 * 1024,
+    max_body_bytes: int = MAX_BODY_BYTES,
     shutdown_s: float = 10.0,
-    on_ready: Callable[[str, int], None] | None = None,
+    on_ready: OnReady | None = None,
 ) -> None:
     """`serve_async` in an event loop of its own: uvloop where it runs, asyncio elsewhere."""
     main = serve_async(engine, host, port, max_body_bytes=max_body_bytes, shutdown_s=shutdown_s, on_ready=on_ready)

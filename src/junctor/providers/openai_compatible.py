@@ -37,7 +37,8 @@ ERROR_BODY_BYTES = 64 * 1024
 SAID_CHARS = 300
 LARGE_BODY_BYTES = 512 * 1024
 EVENT_BYTES = 8 * 1024 * 1024
-TELLING = re.compile(rb'"usage"|"error"|"finish_reason": ?"')
+SIGNS = (b'"usage"', b'"error"', b'"finish_reason":"', b'"finish_reason": "')
+LINE_STARTS = (b"data: {", b"data:{", b":", b"event:", b"id:", b"retry:")
 DONE_LINE = re.compile(rb"(?:^|\n)data: ?\[DONE\]")  # at the start of a line: inside a chunk it is only text
 KEY_STATUSES = (401, 403, 407)
 
@@ -310,15 +311,16 @@ class _Stream(StreamReply):
 
     def _read(self, events: bytes) -> bytes:
         """Take in what the events say; returns what the client gets, up to but without `[DONE]`."""
-        end = DONE_LINE.search(events)
+        end = DONE_LINE.search(events) if b"[DONE]" in events else None
         if end is not None:
             self._done = True
             events = events[: end.start() + 1] if end.start() else b""
-        if not TELLING.search(events):
-            if not _looks_right(events):
-                raise UpstreamGarbage("sent an event that is not a chunk", target=self._target.id)
-            return events
-        return b"".join(event + b"\n\n" for event in events.split(b"\n\n") if event and self._keep(event))
+        if events and not events.startswith(LINE_STARTS):
+            raise UpstreamGarbage("sent an event that is not a chunk", target=self._target.id)
+        hidden = [place for place in _telling(events) if not self._keep(events[slice(*place)])]
+        for start, stop in reversed(hidden):
+            events = events[:start] + events[stop:]
+        return events
 
     def _keep(self, event: bytes) -> bool:
         """Read one event; False when it is the usage that only we had asked for."""
@@ -362,8 +364,16 @@ def _count(holder: Any, name: str) -> int | None:
     return value if isinstance(value, int) and value >= 0 else None
 
 
-def _looks_right(events: bytes) -> bool:
-    return not events or (events.startswith((b"data: {", b"data:{", b":", b"event:", b"id:", b"retry:")))
+def _telling(events: bytes) -> list[tuple[int, int]]:
+    """Where the events are that say something we must know, in order. Most say nothing but the next word."""
+    found: set[tuple[int, int]] = set()
+    for sign in SIGNS:
+        place = events.find(sign)
+        while place >= 0:
+            before, stop = events.rfind(b"\n\n", 0, place), events.find(b"\n\n", place) + 2
+            found.add((before + 2 if before >= 0 else 0, stop))
+            place = events.find(sign, stop)
+    return sorted(found)
 
 
 def _checked_url(base_url: str) -> URL:
