@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from junctor.encoders.base import Encoder
 from junctor.errors import TableError
@@ -46,9 +47,14 @@ def decide_time(
 ) -> DecideTime:
     """Time `policy.decide` on `count` single requests of the table's texts after a short warm-up.
 
-    The encoder is part of the time when the policy declares that it needs an embedding, and only then. Whatever number of
-    threads numpy uses, it uses here: nothing is pinned. Raises TableError when the table has no rows.
+    The encoder is part of the time when the policy declares that it needs an embedding, and only then. Linear algebra runs on
+    one thread, as `junctor serve` runs it: a single decision is too small to share. Raises TableError for a table without rows.
     """
+    with threadpool_limits(1):
+        return _timed(policy, encoder, table, rng, count)
+
+
+def _timed(policy: Policy, encoder: Encoder | None, table: OutcomeTable, rng: np.random.Generator, count: int) -> DecideTime:
     encodes = encoder is not None and "embedding" in policy.needs
     requests = requests_of(table, count + WARM_UP)
     times = np.empty(len(requests))

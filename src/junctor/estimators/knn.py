@@ -27,6 +27,8 @@ MANY = 100
 """From here on the grid also tries weights by similarity: among few neighbours all are about as near."""
 TIE = np.float32(1e-6)
 """Similarities closer than this are equal: float32 sums differ by about as much between one row and a batch."""
+NOTHING = 1e-200
+"""Weighs a prior against no observation at all: without one the prior itself comes out, with one it is lost in rounding."""
 LEAST_SIMILARITY = np.float32(1e-6)
 """The weight of a neighbour that points away, under `weights = "similarity"`."""
 
@@ -46,10 +48,11 @@ class KNN(Estimator):
         quality = values[:, : len(self.targets)]
         self._variance = measured.variances(quality)
         seen = ~np.isnan(values)
-        both = np.hstack([values, quality**2])
         self._complete = bool(seen.all())
-        self._values = np.ascontiguousarray(both if self._complete else np.nan_to_num(both))
-        self._seen = seen.astype(np.float64)
+        parts = [values, quality**2] if self._complete else [np.nan_to_num(values), np.nan_to_num(quality) ** 2, seen]
+        self._values = np.hstack(parts).astype(np.float64)  # one gather per request: values, squared qualities, what was seen
+        self._known = np.nan_to_num(self._prior)
+        self._blank = np.isnan(self._prior)
         self._ones = np.ones(self._rows)
         self._uniform = config.weights == "uniform"
 
@@ -67,7 +70,7 @@ class KNN(Estimator):
             return self._answer(total / len(rows), len(rows))
         if self._complete:
             return self._answer(total / weights.sum(), len(rows))
-        return self._masked(total, weights.dot(self._seen.take(rows, 0)), weights.sum(), len(rows))
+        return self._masked(total, weights.sum(), len(rows))
 
     def predict_many(self, features: Features) -> Prediction:
         """Means over the neighbours of N requests [N, M], block by block."""
@@ -94,9 +97,7 @@ class KNN(Estimator):
         count = np.count_nonzero(weights, axis=1)[:, None].astype(np.float64)
         weight = weights.sum(axis=1, keepdims=True)
         total = weights @ self._values
-        found = (
-            self._answer(total / weight, count) if self._complete else self._masked(total, weights @ self._seen, weight, count)
-        )
+        found = self._answer(total / weight, count) if self._complete else self._masked(total, weight, count)
         parts = [found.quality, found.cost_usd, found.latency_s, found.output_tokens]
         assert found.quality_std is not None
         return np.concatenate([p for p in parts if p is not None], axis=1), found.quality_std
@@ -109,16 +110,20 @@ class KNN(Estimator):
         error = np.sqrt((variance + self._variance / count) / (count + 1.0))
         return self._columns.prediction(mean[..., :width], error)
 
-    def _masked(self, total: Array, seen: Array, weight: Any, count: Any) -> Prediction:
+    def _masked(self, total: Array, weight: Any, count: Any) -> Prediction:
         """Each target over the neighbours that record it; those that do not weigh in `shrinkage` times as its overall mean."""
         width, targets = self._columns.width, len(self.targets)
-        missing = self.config.shrinkage * (1.0 - seen / weight)
-        mean = _ratio(total[..., :width] + missing * np.nan_to_num(self._prior), seen + missing, self._prior)
-        mean = np.where(np.isnan(self._prior), np.nan, mean)
-        own = _ratio(total[..., :targets], seen[..., :targets], self._prior[:targets])
-        square = _ratio(total[..., width:], seen[..., :targets], np.square(own))
-        times = seen[..., :targets] / weight * count
-        return self._columns.prediction(mean, measured.standard_error(np.nan_to_num(square - own * own), times, self._variance))
+        values, squares, seen = total[..., :width], total[..., width : width + targets], total[..., width + targets :]
+        share = seen / weight
+        missing = self.config.shrinkage * (1.0 - share) + NOTHING
+        mean = (values + missing * self._known) / (seen + missing)
+        if self._blank.any():
+            mean = np.where(self._blank, np.nan, mean)
+        tried = seen[..., :targets] + NOTHING
+        prior = self._known[:targets]
+        own = (values[..., :targets] + NOTHING * prior) / tried
+        spread = (squares + NOTHING * prior * prior) / tried - own * own
+        return self._columns.prediction(mean, measured.standard_error(spread, share[..., :targets] * count, self._variance))
 
     def _one(self, features: Features) -> NDArray[np.float32]:
         vectors = features.embedding
@@ -154,10 +159,6 @@ class KNN(Estimator):
         config = configured(KNNConfig, saved.entry(state, "settings", dict[str, Any]), cls.name)
         vectors = saved.array(state, "vectors", (None, None), np.float32)
         return cls(config, columns, vectors, saved.array(state, "values", (len(vectors), columns.width), finite=False))
-
-
-def _ratio(total: Array, weight: Array, otherwise: Array) -> Array:
-    return np.divide(total, weight, out=np.broadcast_to(otherwise, total.shape).copy(), where=weight > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
