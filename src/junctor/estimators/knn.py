@@ -27,8 +27,8 @@ MANY = 100
 """From here on the grid also tries weights by similarity: among few neighbours all are about as near."""
 TIE = np.float32(1e-6)
 """Similarities closer than this are equal: float32 sums differ by about as much between one row and a batch."""
-NOTHING = 1e-200
-"""Weighs a prior against no observation at all: without one the prior itself comes out, with one it is lost in rounding."""
+LEAST_WEIGHT = 1e-200
+"""Divides in the place of zero, where the quotient is not used."""
 LEAST_SIMILARITY = np.float32(1e-6)
 """The weight of a neighbour that points away, under `weights = "similarity"`."""
 
@@ -115,14 +115,13 @@ class KNN(Estimator):
         width, targets = self._columns.width, len(self.targets)
         values, squares, seen = total[..., :width], total[..., width : width + targets], total[..., width + targets :]
         share = seen / weight
-        missing = self.config.shrinkage * (1.0 - share) + NOTHING
-        mean = (values + missing * self._known) / (seen + missing)
+        missing = self.config.shrinkage * (1.0 - share)
+        mean = _ratio(values + missing * self._known, seen + missing, self._known)
         if self._blank.any():
             mean = np.where(self._blank, np.nan, mean)
-        tried = seen[..., :targets] + NOTHING
-        prior = self._known[:targets]
-        own = (values[..., :targets] + NOTHING * prior) / tried
-        spread = (squares + NOTHING * prior * prior) / tried - own * own
+        tried, prior = seen[..., :targets], self._known[:targets]
+        own = _ratio(values[..., :targets], tried, prior)
+        spread = _ratio(squares, tried, prior * prior) - own * own
         return self._columns.prediction(mean, measured.standard_error(spread, share[..., :targets] * count, self._variance))
 
     def _one(self, features: Features) -> NDArray[np.float32]:
@@ -159,6 +158,12 @@ class KNN(Estimator):
         config = configured(KNNConfig, saved.entry(state, "settings", dict[str, Any]), cls.name)
         vectors = saved.array(state, "vectors", (None, None), np.float32)
         return cls(config, columns, vectors, saved.array(state, "values", (len(vectors), columns.width), finite=False))
+
+
+def _ratio(total: Array, weight: Array, otherwise: Array) -> Array:
+    """total / weight, and `otherwise` where nothing weighs; three plain operations are half the time of a masked division."""
+    found: Array = np.where(weight > 0, total / np.maximum(weight, LEAST_WEIGHT), otherwise)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
