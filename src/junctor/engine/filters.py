@@ -18,6 +18,7 @@ from junctor.types import Catalogue, Request, Target
 CHARS_PER_TOKEN = 4
 EXPECTED_OUTPUT_TOKENS = 512
 REMEMBERED = 1024
+ANY = float("inf")
 NEED_FIELDS = {"tools": "tools", "json": "response_format", "vision": "messages", "audio": "messages", "n": "n"}
 
 
@@ -91,7 +92,8 @@ class Filter:
     def __init__(self, targets: Catalogue, can: Mapping[str, frozenset[str] | None]) -> None:
         self.targets = targets
         self._can = {id_: can.get(id_) for id_ in targets.ids}
-        self._limited = any(t.limits.context_tokens is not None or t.limits.output_tokens is not None for t in targets)
+        self._context = min((t.limits.context_tokens or ANY for t in targets), default=ANY)
+        self._output = min((t.limits.output_tokens or ANY for t in targets), default=ANY)
         self._remainders: dict[tuple[str, ...], Catalogue] = {targets.ids: targets}
 
     def apply(self, request: Request, health: Health | None) -> Narrowed:
@@ -100,9 +102,10 @@ class Filter:
         Targets in a cooldown are left out unless they are all that is left: a last try is better than a refusal. With
         `health` None cooldowns are not looked at.
         """
-        if not (request.needs or self._limited or request.constraints.budget_usd is not None or health):
+        demand = Demand.of(request) if self._context < ANY or self._output < ANY else None
+        if not (request.needs or request.constraints.budget_usd is not None or health) and self._fits_all(demand):
             return Narrowed(self.targets)
-        demand = Demand.of(request)
+        demand = demand or Demand.of(request)
         refusals = {t.id: why for t in self.targets if (why := refusal(t, demand, self._can[t.id]))}
         able = [id_ for id_ in self.targets.ids if id_ not in refusals]
         if not able:
@@ -114,6 +117,12 @@ class Filter:
             return Narrowed(self._remainder(tuple(able)), refusals, last_resort=True)
         rested = tuple(id_ for id_ in able if id_ not in cooling)
         return Narrowed(self._remainder(rested), refusals | cooling)
+
+    def _fits_all(self, demand: Demand | None) -> bool:
+        if demand is None:
+            return True
+        output = demand.output_tokens or 0
+        return output <= self._output and demand.input_tokens + output <= self._context
 
     def _remainder(self, ids: tuple[str, ...]) -> Catalogue:
         found = self._remainders.get(ids)

@@ -22,6 +22,7 @@ from junctor.gateway.replies import JSON_TYPE, Headers, error_body
 MAX_HEAD_BYTES = 64 * 1024
 LINGER_S = 2.0
 SWEEP_S = 1.0
+MOST_OUTGOING = 64
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 
@@ -100,7 +101,7 @@ class Exchange:
             self.keep_alive = False
         parts = self._head(200, headers)
         parts.append(b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n")
-        self._connection.send(b"".join(parts))
+        self._connection.send_soon(b"".join(parts))
 
     async def write(self, data: bytes) -> None:
         """A part of a stream; waits while the client does not read."""
@@ -111,13 +112,13 @@ class Exchange:
     def write_now(self, data: bytes) -> None:
         """A part of a stream, without waiting; nothing for nothing, because an empty chunk would mean the end."""
         if data:
-            self._connection.send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            self._connection.send_soon(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def end(self) -> None:
         """The end of a stream."""
         self.ended = True
         if self._chunked:
-            self._connection.send(b"0\r\n\r\n")
+            self._connection.send_soon(b"0\r\n\r\n")
 
     def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
         parts = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, _clock.line()]
@@ -141,6 +142,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._waiting: deque[Exchange] = deque()
+        self._outgoing: list[bytes] = []
         self._task: asyncio.Task[None] | None = None
         self._reading = False
         self._refused = False
@@ -258,6 +260,7 @@ class Connection(asyncio.Protocol):
     async def _answer(self, exchange: Exchange) -> None:
         while True:
             await self.server.app(exchange)
+            self._flush()
             if not exchange.ended:
                 self._transport.abort()  # a stream that broke off without a last word must not look complete
             if not exchange.keep_alive or self._last or self.server.stopping:
@@ -274,6 +277,19 @@ class Connection(asyncio.Protocol):
         """Hand bytes to the socket, unless it is closed."""
         if not self._transport.is_closing():
             self._transport.write(data)
+
+    def send_soon(self, data: bytes) -> None:
+        """The same when the work at hand is done: what becomes ready together leaves in one write, nothing waits longer."""
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(data)
+        if len(self._outgoing) >= MOST_OUTGOING:  # a source that never pauses must not fill the memory
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._outgoing:
+            self.send(b"".join(self._outgoing))
+            self._outgoing.clear()
 
     def _refuse(self, error: JunctorError) -> None:
         """Answer what cannot be a request, then linger: closing at once could reset the answer away."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import io
-import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -39,7 +38,7 @@ LARGE_BODY_BYTES = 512 * 1024
 EVENT_BYTES = 8 * 1024 * 1024
 SIGNS = (b'"usage"', b'"error"', b'"finish_reason":"', b'"finish_reason": "')
 LINE_STARTS = (b"data: {", b"data:{", b":", b"event:", b"id:", b"retry:")
-DONE_LINE = re.compile(rb"(?:^|\n)data: ?\[DONE\]")  # at the start of a line: inside a chunk it is only text
+DONE_LINES = (b"data: [DONE]", b"data:[DONE]")
 KEY_STATUSES = (401, 403, 407)
 
 
@@ -311,10 +310,10 @@ class _Stream(StreamReply):
 
     def _read(self, events: bytes) -> bytes:
         """Take in what the events say; returns what the client gets, up to but without `[DONE]`."""
-        end = DONE_LINE.search(events) if b"[DONE]" in events else None
-        if end is not None:
+        end = _done_at(events)
+        if end >= 0:
             self._done = True
-            events = events[: end.start() + 1] if end.start() else b""
+            events = events[:end]
         if events and not events.startswith(LINE_STARTS):
             raise UpstreamGarbage("sent an event that is not a chunk", target=self._target.id)
         hidden = [place for place in _telling(events) if not self._keep(events[slice(*place)])]
@@ -362,6 +361,16 @@ def _used(said: Any) -> tuple[Usage, float | None]:
 def _count(holder: Any, name: str) -> int | None:
     value = holder.get(name) if isinstance(holder, dict) else None
     return value if isinstance(value, int) and value >= 0 else None
+
+
+def _done_at(events: bytes) -> int:
+    """Where the line `data: [DONE]` begins, or -1. Inside a chunk the same words are only text."""
+    if b"[DONE]" not in events:
+        return -1
+    if events.startswith(DONE_LINES):
+        return 0
+    places = [place + 1 for line in DONE_LINES if (place := events.find(b"\n" + line)) >= 0]
+    return min(places, default=-1)
 
 
 def _telling(events: bytes) -> list[tuple[int, int]]:
