@@ -69,7 +69,7 @@ SURFACE = {
     "bench": "card clip drop-empty encoder gold html json label policies queries seeds split targets text",
     "demo": "folder port seed seeds serve tasks",
     "explain": "config journal json",
-    "fit": "clip drop-empty encoder gold label out policy queries seed set split targets text",
+    "fit": "clip drop-empty encoder gold label out policy queries seed set split targets text thrift",
     "formats": "",
     "import": "out trust-pickle",
     "policies": "json kind",

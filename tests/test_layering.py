@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"estimators", "providers", "config"},
     {"policies", "recording"},
     {"fitting", "artefact"},
-    {"engine", "testing"},
+    {"engine", "testing", "thrift"},
     {"build"},
     {"gateway", "bench"},
     {"cli"},

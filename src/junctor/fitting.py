@@ -59,6 +59,15 @@ def policy_config(name: str, settings: Mapping[str, Any] | None = None) -> Polic
     return _over_estimator(name, given)
 
 
+def config_with(name: str, encoder: str, settings: Mapping[str, Any] | None = None) -> PolicyConfig:
+    """`policy_config`; an estimator that reads texts itself (target descriptions) is told which encoder made the features."""
+    config = policy_config(name, settings)
+    inner = config.settings().get("estimator_settings")
+    if isinstance(inner, Mapping) and "encoder" in inner:
+        return policy_config(name, {**(settings or {}), "encoder": encoder})
+    return config
+
+
 def _over_estimator(name: str, given: dict[str, Any]) -> UtilityConfig:
     """Settings that the estimator knows go to it, the trade's own to the utility; all others are unknown to the estimator."""
     kind: type[EstimatorConfig] = registry.load("estimator", name)
@@ -79,11 +88,13 @@ def fit_policy(
     rng: np.random.Generator,
     *,
     progress: Progress | None = None,
+    settle: Callable[[PolicyConfig], PolicyConfig] | None = None,
 ) -> Fit:
     """Fit every candidate on the training rows, judge it on the validation rows, fit the winner on both.
 
     Candidates share one seed, so that luck does not choose between them; ties go to the first. Without validation rows, or with
-    a single candidate, nothing is tuned. Raises TableError for rows that are not in the table or in both parts.
+    a single candidate, nothing is tuned. `settle` may change the winner before it is fitted. Raises TableError for rows that are
+    not in the table or in both parts.
     """
     train, validation = _checked(train, len(table)), _checked(validation, len(table))
     if len(np.intersect1d(train, validation)):
@@ -93,6 +104,7 @@ def fit_policy(
     report = progress or (lambda _done, _total: None)
     steps = len(candidates) + 1 if len(candidates) > 1 else 1
     tried, best = _tune(candidates, table, features, train, validation, seed, lambda done: report(done, steps))
+    best = settle(best) if settle else best
     rows = np.sort(np.concatenate([train, validation]))
     policy = best.fit(table.take(rows), features.take(rows), np.random.default_rng(seed))
     policy.version = _version(best, table, rows, seed)

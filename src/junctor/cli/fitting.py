@@ -31,6 +31,9 @@ def fit(
     clip: bool = benching.CLIP,
     drop_empty: bool = benching.DROP_EMPTY,
     seed: int = typer.Option(0, help="Seed of splits and of everything random in fitting."),
+    thrift: bool = typer.Option(
+        True, help="Set the cost weight so that quality within noise of the best is not paid for; --no-thrift: quality alone."
+    ),
     setting: list[str] | None = typer.Option(None, "--set", help="Fix a hyper-parameter, as name=value; repeat for more."),
 ) -> None:
     """Fit a policy on recorded outcomes: tuned on validation rows, then fitted on training and validation rows together.
@@ -50,7 +53,9 @@ def fit(
     )
     settings = dict(_setting(item) for item in setting or [])
     with progress(f"fitting {policy}") as step:
-        made = fit_and_save(table, policy, out, encoder=encoder, seed=seed, split=ratio(split), settings=settings, step=step)
+        made = fit_and_save(
+            table, policy, out, encoder=encoder, seed=seed, split=ratio(split), settings=settings, thrift=thrift, step=step
+        )
     report(made, policy, out)
 
 
@@ -76,31 +81,43 @@ def fit_and_save(
     split: str | None,
     settings: dict[str, Any],
     step: Step,
+    thrift: bool = True,
 ) -> Fit:
-    """Split, encode, tune, fit, save; returns what was fitted."""
+    """Split, encode, tune, set the knob, fit, save; returns what was fitted."""
     import numpy as np
 
     from junctor.artefact import Provenance, save_policy
     from junctor.encoders import load_encoder
     from junctor.encoders.cache import EmbeddingCache
-    from junctor.fitting import fit_policy, policy_config
+    from junctor.fitting import config_with, fit_policy
     from junctor.outcomes.splitting import split_table
+    from junctor.policies.utility import UtilityConfig
+    from junctor.policy import PolicyConfig
+    from junctor.thrift import thrifty
 
-    config = policy_config(name, settings)
+    config = config_with(name, encoder, settings)
     parts = split_table(table, split=split, seed=seed)
     embedding, digest = None, ""
     if "embedding" in config.needs:
         chosen = load_encoder(encoder)
         digest = chosen.digest
         embedding = EmbeddingCache(chosen).encode(table.texts, lambda done, total: step("encoding", done, total))
+    features = table.features(embedding)
+
+    def settle(winner: PolicyConfig) -> PolicyConfig:
+        if not thrift or "cost_weight" in settings or not isinstance(winner, UtilityConfig):
+            return winner
+        return thrifty(winner, table, features, parts.train, parts.validation, np.random.default_rng(seed))
+
     made = fit_policy(
         config,
         table,
-        table.features(embedding),
+        features,
         parts.train,
         parts.validation,
         np.random.default_rng(seed),
         progress=lambda done, total: step(f"fitting {name}", done, total),
+        settle=settle,
     )
     provenance = Provenance(
         source=table.source, digest=table.digest(), split=split or "split column or 60/20/20", seed=seed, rows=len(parts.train)
@@ -122,7 +139,8 @@ def report(made: Fit, name: str, out: Path) -> None:
     if len(made.tried) > 1:
         best = max(score for _, score in made.tried)
         shown.print(f"{name}: {len(made.tried)} settings tried on validation rows, best score {best:.4f}")
-    shown.print(f"{name}: kept {made.config.settings() if hasattr(made.config, 'settings') else made.config} -> {out}")
+    kept = ", ".join(f"{key} {value}" for key, value in made.config.settings().items() if value not in (None, {}, ""))
+    shown.print(f"{name}: kept {kept} -> {out}")
 
 
 def register(app: typer.Typer) -> None:

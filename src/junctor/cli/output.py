@@ -42,6 +42,7 @@ def progress(title: str) -> Iterator[Step]:
             bar.update(task, description=what or title, completed=done, total=total)
 
         yield step
+        bar.update(task, completed=bar.tasks[0].total)
 
 
 def write_json(value: Any, where: str) -> None:

@@ -161,7 +161,7 @@ class KNN(Estimator):
 
 
 def _ratio(total: Array, weight: Array, otherwise: Array) -> Array:
-    """total / weight, and `otherwise` where nothing weighs; three plain operations are half the time of a masked division."""
+    """Total / weight, and `otherwise` where nothing weighs; three plain operations are half the time of a masked division."""
     found: Array = np.where(weight > 0, total / np.maximum(weight, LEAST_WEIGHT), otherwise)
     return found
 
