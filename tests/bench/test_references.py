@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from junctor.bench.references import Curve, gathered, oracle, oracle_choices, random_choice, zero_router
+from junctor.bench.references import Curve, both_ways, gathered, mirrored, oracle, oracle_choices, random_choice, zero_router
 from junctor.bench.seedrun import best_single, operating_point
 from junctor.outcomes import OutcomeTable
 from junctor.policy import Sweep
@@ -60,6 +62,16 @@ def test_random_is_the_expectation_over_recorded_targets() -> None:
     curve = random_choice(small())
     assert curve.quality[0] == pytest.approx([2 / 3, 0.0, 0.7, 0.5])
     assert curve.strong is None
+
+
+def test_swept_both_ways_the_oracle_reaches_every_share_of_strong_calls() -> None:
+    table = small(quality=[[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]).only(["x", "y"])
+    priced = replace(table, cost_usd=np.array([[1.0, 0.0]] * 3))
+    joined = both_ways(oracle(priced, 0), oracle(mirrored(priced), 0))
+    assert joined.strong is not None
+    points = set(zip(joined.strong.mean(axis=1).round(3).tolist(), joined.quality.mean(axis=1).round(3).tolist(), strict=True))
+    # strong only where it is needed; on the tie too; everywhere; nowhere
+    assert points == {(0.333, 1.0), (0.667, 1.0), (1.0, 0.667), (0.0, 0.667)}
 
 
 def test_gathered_reads_the_chosen_cells_and_the_share_of_strong_calls() -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,20 @@ def gathered(table: OutcomeTable, sweep: Sweep, operating: int = 0, strong: int 
     cost = None if table.cost_usd is None else table.cost_usd[rows, sweep.choices]
     share = None if strong is None else (sweep.choices == strong).astype(np.float64)
     return Curve(table.quality[rows, sweep.choices], cost, share, operating, knob=len(sweep.settings) > 1)
+
+
+def both_ways(curve: Curve, other: Curve) -> Curve:
+    """A sweep towards the weak target joined with one towards the strong target: all shares of strong calls from 0 to 1."""
+    assert curve.strong is not None
+    assert other.strong is not None
+    quality, strong = np.vstack([curve.quality, other.quality]), np.vstack([curve.strong, other.strong])
+    return Curve(quality, None, strong, curve.operating, curve.knob, curve.mixed)
+
+
+def mirrored(table: OutcomeTable) -> OutcomeTable:
+    """The table with a call of the weak target counting 1 and of the strong one 0, in place of the other way round."""
+    assert table.cost_usd is not None
+    return replace(table, cost_usd=1.0 - table.cost_usd)
 
 
 def oracle_choices(table: OutcomeTable, price: float = 0.0) -> NDArray[np.intp]:

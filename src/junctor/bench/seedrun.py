@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from junctor.bench.judge import Frame, Judged, judge
 from junctor.bench.prepare import Setup
-from junctor.bench.references import Curve, gathered, oracle, random_choice, zero_router
+from junctor.bench.references import Curve, both_ways, gathered, mirrored, oracle, random_choice, zero_router
 from junctor.bench.resample import Resamples
 from junctor.errors import UserError
 from junctor.features import Features
@@ -84,8 +84,8 @@ def run_seed(
 
 def seed_of(setup: Setup, split: Split, number: int) -> _Seed:
     """Choose the best single target on the training side, and price calls by share where that takes the place of cost."""
-    known = setup.table.take(np.concatenate([split.train, split.validation]))
-    best = best_single(known, macro=setup.macro)
+    known = np.concatenate([split.train, split.validation])
+    best = best_single(setup.table.take(known), macro=setup.macro)
     if len(setup.table.targets) != 2:
         return _Seed(setup, split, number, setup.table, best, None)
     table = setup.table
@@ -136,9 +136,12 @@ def _fit_and_judge(seed: _Seed, name: str, config: PolicyConfig, frames: Mapping
     result.fit_s[name] = time.perf_counter() - started
     result.fits[name] = fit
     setting = _chosen_setting(seed, name, fit)
+    mirror = _mirror(seed, name, fit) if seed.setup.by_share else None
     for side, frame in frames.items():
-        rows = split.test if side == TEST else split.extra[side]
-        curve = _curve(fit.policy, frame.table, features.take(rows), seed, name)
+        there = features.take(split.test if side == TEST else split.extra[side])
+        curve = _curve(fit.policy, frame.table, there, seed, name)
+        if mirror is not None and curve.knob:
+            curve = both_ways(curve, _curve(mirror, mirrored(frame.table), there, seed, name))
         result.judged[side][name] = judge(replace(curve, operating=min(setting, len(curve.quality) - 1)), frame)
 
 
@@ -148,6 +151,12 @@ def _curve(policy: Policy, table: OutcomeTable, features: Features, seed: _Seed,
     if table.cost_usd is None:
         sweep = replace(sweep, settings=sweep.settings[:1], choices=sweep.choices[:1], propensities=sweep.propensities[:1])
     return gathered(table, sweep, 0, seed.strong)
+
+
+def _mirror(seed: _Seed, name: str, fit: Fit) -> Policy:
+    """The same policy learned with the weak target as the dear one: its knob goes on to where every call is strong."""
+    table = mirrored(seed.fitting).take(seed.known)
+    return fit.config.fit(table, seed.setup.features.take(seed.known), seed.rng(name))
 
 
 def _chosen_setting(seed: _Seed, name: str, fit: Fit) -> int:
@@ -170,6 +179,8 @@ def _ceiling(seed: _Seed) -> float:
 
 def _references(seed: _Seed, frame: Frame) -> dict[str, Curve]:
     found = {"random": random_choice(frame.table), "oracle": oracle(frame.table, seed.strong)}
+    if seed.setup.by_share:
+        found["oracle"] = both_ways(found["oracle"], oracle(mirrored(frame.table), seed.strong))
     if frame.billed:
         rows = seed.split.validation
         place = seed.best_single
