@@ -8,7 +8,8 @@ from email.utils import formatdate
 import pytest
 
 from junctor.errors import ConfigError, RequestError, UpstreamBroken, UpstreamGarbage, UpstreamRefused, UpstreamTimeout
-from junctor.providers.openai_compatible import OpenAICompatibleProvider, retry_after_s
+from junctor.providers.openai_compatible import OpenAICompatibleProvider
+from junctor.providers.openai_wire import retry_after_s
 from junctor.types import Message, Request, Target
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"

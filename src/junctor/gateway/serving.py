@@ -14,6 +14,7 @@ from typing import Any
 from junctor.engine import Engine
 from junctor.errors import ConfigError
 from junctor.gateway.app import Gateway
+from junctor.gateway.blas import one_blas_thread
 from junctor.gateway.http import Server
 
 BACKLOG = 4096
@@ -88,6 +89,7 @@ async def serve_async(
 
     `on_ready(host, port)` is called once connections are accepted. Raises ConfigError when the port is taken.
     """
+    one_blas_thread()
     sock = bind(host, port)
     server = Server(Gateway(engine), max_body_bytes=max_body_bytes, body_timeout_s=body_timeout_s)
     listening = await asyncio.get_running_loop().create_server(server.connection, sock=sock, backlog=BACKLOG)

@@ -7,10 +7,8 @@ Bytes pass through as they came: a whole answer is parsed once for its usage, a 
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import io
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, ClassVar
 
 import aiohttp
@@ -20,7 +18,6 @@ from yarl import URL
 
 from junctor.errors import (
     ConfigError,
-    RequestError,
     UpstreamBroken,
     UpstreamError,
     UpstreamGarbage,
@@ -28,17 +25,27 @@ from junctor.errors import (
     UpstreamStatus,
     UpstreamTimeout,
 )
-from junctor.providers.base import Provider, Reply, StreamReply, Usage
+from junctor.providers.base import Provider, Reply, StreamReply
+from junctor.providers.openai_wire import (
+    SAID_CHARS,
+    chat_body,
+    decode_event,
+    decode_whole,
+    done_at,
+    finish_reason,
+    message_of,
+    retry_after_s,
+    said_in,
+    telling,
+    used,
+)
 from junctor.types import Request, Target
 
 DONE = b"data: [DONE]\n\n"
 ERROR_BODY_BYTES = 64 * 1024
-SAID_CHARS = 300
 LARGE_BODY_BYTES = 512 * 1024
 EVENT_BYTES = 8 * 1024 * 1024
-SIGNS = (b'"usage"', b'"error"', b'"finish_reason":"', b'"finish_reason": "')
 LINE_STARTS = (b"data: {", b"data:{", b":", b"event:", b"id:", b"retry:")
-DONE_LINES = (b"data: [DONE]", b"data:[DONE]")
 KEY_STATUSES = (401, 403, 407)
 
 
@@ -51,26 +58,6 @@ class OpenAICompatibleSettings(Struct, frozen=True, kw_only=True, forbid_unknown
     connect_timeout_s: float = 5.0
     read_timeout_s: float | None = None
     stream_usage: bool = True
-
-
-class _Choice(Struct):
-    finish_reason: Any = None
-
-
-class _Whole(Struct):
-    choices: list[_Choice]
-    usage: Any = None
-
-
-class _Event(Struct):
-    choices: list[_Choice] | None = None
-    usage: Any = None
-    error: Any = None
-
-
-_whole = msgspec.json.Decoder(_Whole)
-_event = msgspec.json.Decoder(_Event)
-_encoder = msgspec.json.Encoder()
 
 
 class OpenAICompatibleProvider(Provider):
@@ -128,7 +115,7 @@ class OpenAICompatibleProvider(Provider):
 
     async def complete(self, request: Request, target: Target, timeout_s: float | None) -> Reply:
         """Ask for a whole answer; its bytes are passed on as they came."""
-        body = _body(request, target, stream=False, usage=False)
+        body = chat_body(request, target, stream=False, usage=False)
         try:
             async with await self._post(body, timeout_s) as response:
                 await self._check_status(response, target)
@@ -136,17 +123,17 @@ class OpenAICompatibleProvider(Provider):
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._failure(error, target) from error
         try:
-            whole = _whole.decode(raw)
+            whole = decode_whole.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UpstreamGarbage("answered 200 with something that is not a chat completion", target=target.id) from error
-        usage, cost = _used(whole.usage)
-        return Reply(body=raw, usage=usage, finish_reason=_finish(whole.choices), cost_usd=cost)
+        usage, cost = used(whole.usage)
+        return Reply(body=raw, usage=usage, finish_reason=finish_reason(whole.choices), cost_usd=cost)
 
     async def stream(self, request: Request, target: Target, timeout_s: float | None) -> StreamReply:
         """Ask for a stream; returns once the first data event is there."""
         wanted = request.params.get("stream_options")
         asked = isinstance(wanted, Mapping) and bool(wanted.get("include_usage"))
-        body = _body(request, target, stream=True, usage=self.stream_usage)
+        body = chat_body(request, target, stream=True, usage=self.stream_usage)
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._post(body, None)
@@ -196,7 +183,7 @@ class OpenAICompatibleProvider(Provider):
         # What is said about our own key may quote the key, and is none of the caller's business.
         private = status in KEY_STATUSES
         shown = b"" if private else self._redacted(body)
-        said = "" if private else _said(shown)
+        said = "" if private else said_in(shown)
         raise UpstreamStatus(
             f"answered with status {status}" + (f": {said}" if said else ""),
             upstream_status=status,
@@ -281,7 +268,7 @@ class _Stream(StreamReply):
         """Close the connection: an unfinished answer cannot be reused."""
         self._response.close()
 
-    async def _finish(self) -> None:
+    async def finish_reason(self) -> None:
         # The end of the HTTP body usually came along already; reading it lets the connection be used again.
         if self._response.content.at_eof():
             return
@@ -310,13 +297,13 @@ class _Stream(StreamReply):
 
     def _read(self, events: bytes) -> bytes:
         """Take in what the events say; returns what the client gets, up to but without `[DONE]`."""
-        end = _done_at(events)
+        end = done_at(events)
         if end >= 0:
             self._done = True
             events = events[:end]
         if events and not events.startswith(LINE_STARTS):
             raise UpstreamGarbage("sent an event that is not a chunk", target=self._target.id)
-        hidden = [place for place in _telling(events) if not self._keep(events[slice(*place)])]
+        hidden = [place for place in telling(events) if not self._keep(events[slice(*place)])]
         for start, stop in reversed(hidden):
             events = events[:start] + events[stop:]
         return events
@@ -326,63 +313,17 @@ class _Stream(StreamReply):
         if not event.startswith(b"data:"):
             return True
         try:
-            found = _event.decode(event[5:])
+            found = decode_event.decode(event[5:])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UpstreamGarbage("sent an event that is not a chunk", target=self._target.id) from error
         if found.error:
-            said = _message(found.error)[:SAID_CHARS]
+            said = message_of(found.error)[:SAID_CHARS]
             said = self._provider._redacted(said.encode()).decode()
             raise UpstreamBroken(f"reported an error: {said}", target=self._target.id)
-        self.finish_reason = _finish(found.choices) or self.finish_reason
+        self.finish_reason = finish_reason(found.choices) or self.finish_reason
         if found.usage is not None:
-            self.usage, self.cost_usd = _used(found.usage)
+            self.usage, self.cost_usd = used(found.usage)
         return not (self._hide_usage and found.usage is not None and not found.choices)
-
-
-def _finish(choices: Sequence[_Choice] | None) -> str:
-    reason = choices[0].finish_reason if choices else None
-    return reason if isinstance(reason, str) else ""
-
-
-def _used(said: Any) -> tuple[Usage, float | None]:
-    """Usage and cost as the upstream states them; a figure of the wrong type is not known, and no reason to lose an answer."""
-    if not isinstance(said, dict):
-        return Usage(), None
-    cost = said.get("cost")
-    usage = Usage(
-        input_tokens=_count(said, "prompt_tokens"),
-        output_tokens=_count(said, "completion_tokens"),
-        cached_tokens=_count(said.get("prompt_tokens_details"), "cached_tokens"),
-        reasoning_tokens=_count(said.get("completion_tokens_details"), "reasoning_tokens"),
-    )
-    return usage, cost if isinstance(cost, float) and cost >= 0 else None
-
-
-def _count(holder: Any, name: str) -> int | None:
-    value = holder.get(name) if isinstance(holder, dict) else None
-    return value if isinstance(value, int) and value >= 0 else None
-
-
-def _done_at(events: bytes) -> int:
-    """Where the line `data: [DONE]` begins, or -1. Inside a chunk the same words are only text."""
-    if b"[DONE]" not in events:
-        return -1
-    if events.startswith(DONE_LINES):
-        return 0
-    places = [place + 1 for line in DONE_LINES if (place := events.find(b"\n" + line)) >= 0]
-    return min(places, default=-1)
-
-
-def _telling(events: bytes) -> list[tuple[int, int]]:
-    """Where the events are that say something we must know, in order. Most say nothing but the next word."""
-    found: set[tuple[int, int]] = set()
-    for sign in SIGNS:
-        place = events.find(sign)
-        while place >= 0:
-            before, stop = events.rfind(b"\n\n", 0, place), events.find(b"\n\n", place) + 2
-            found.add((before + 2 if before >= 0 else 0, stop))
-            place = events.find(sign, stop)
-    return sorted(found)
 
 
 def _checked_url(base_url: str) -> URL:
@@ -395,51 +336,3 @@ def _checked_url(base_url: str) -> URL:
     if url.user or url.password:
         raise ConfigError("holds a user or a password", field="base_url", fix="put the key into api_key, as a reference")
     return url
-
-
-def _body(request: Request, target: Target, *, stream: bool, usage: bool) -> bytes:
-    params = dict(request.params)
-    if "messages" not in params:
-        turns = [{"role": m.role, "content": m.content} for m in request.messages]
-        params["messages"] = turns or [{"role": "user", "content": request.text}]
-    params.update(target.settings)
-    params["model"] = target.upstream_model
-    params.pop("stream", None)
-    if stream:
-        params["stream"] = True
-        if usage:
-            given = params.get("stream_options")
-            params["stream_options"] = {**(given if isinstance(given, Mapping) else {}), "include_usage": True}
-    else:
-        params.pop("stream_options", None)
-    try:
-        return _encoder.encode(params)
-    except (OverflowError, ValueError, TypeError, RecursionError) as error:
-        raise RequestError("cannot be sent on as JSON", fix="use plain values; whole numbers within 64 bits") from error
-
-
-def _message(error: Any) -> str:
-    """The upstream's own words."""
-    found = error.get("message", error) if isinstance(error, Mapping) else error
-    return " ".join((found if isinstance(found, str) else "no message").split())
-
-
-def _said(body: bytes) -> str:
-    try:
-        found = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
-    error = found.get("error", found.get("message")) if isinstance(found, dict) else None
-    return "" if error is None else _message(error)[:SAID_CHARS]
-
-
-def retry_after_s(value: str) -> float | None:
-    """Seconds to wait from a Retry-After header: a number of seconds or an HTTP date; None when it is neither."""
-    text = value.strip()
-    if text.replace(".", "", 1).isdecimal() and text.isascii():
-        return float(text)
-    try:
-        when = email.utils.parsedate_to_datetime(text).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return max(0.0, when - time.time())
