@@ -147,3 +147,19 @@ def test_costs_that_spread_widely_go_on_a_logarithmic_axis(board: Board) -> None
     assert plots.cost_ratio(wide) > plots.LOG_WHEN > plots.cost_ratio(narrow)
     ticks = [plots.frontier(one, plots.WIDE).count('id="xtick_') for one in (wide, narrow)]
     assert ticks[0] != ticks[1]
+
+
+def test_a_label_goes_into_the_plot_only_where_nothing_else_ends() -> None:
+    where = {"a": (0.1, 0.5), "b": (0.12, 0.52), "c": (0.1, 0.9), "d": (0.6, 0.5)}
+    assert [name for name in where if plots.alone(name, where)] == ["c", "d"]
+
+
+def test_policies_that_end_at_one_point_are_labelled_beside_the_plot(board: Board) -> None:
+    """Their names are moved apart: no two labels lie at one height."""
+    first = next(iter(board.frontiers.values()))
+    crowded = {name: msgspec.structs.replace(first) for name in board.frontiers}
+    drawn = plots.frontier(msgspec.structs.replace(board, frontiers=crowded), plots.WIDE)
+    labels = re.findall(r"<!-- ([\w-]+)(?:  [\d.]+)? -->\s*<g [^>]*translate\(([\d.]+) ([\d.]+)\)", drawn)
+    heights = [float(y) for name, _, y in labels if name in board.frontiers and name != "best-single"]
+    assert len(heights) >= 4
+    assert min(abs(a - b) for i, a in enumerate(heights) for b in heights[:i]) > 8

@@ -27,7 +27,9 @@ _VARIABLES = {_INK: "--ink", _SOFT: "--soft", _GRID: "--grid", **{c: f"--s{i}" f
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)))
 _MARKERS = "osD^vPX*"
 _FAR_INSIDE = 0.72
-"""A curve that ends left of this share of the axis is labelled where it ends."""
+"""A curve that ends left of this share of the axis is labelled where it ends, if nothing else ends there."""
+_LABEL_HEIGHT, _LABEL_WIDTH = 0.07, 0.32
+"""Room that a label in the plot takes, as shares of the axes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +144,11 @@ def _draw_singles(axes: Any, board: Board) -> None:
 
 def _labels_right(figure: Any, axes: Any, board: Board, shown: Mapping[str, Look], names: Sequence[str]) -> None:
     """Names where curves end: beside the plot, moved apart and joined by a thin line, or in it where the end is far inside."""
-    figure.subplots_adjust(left=0.75 / WIDE, right=1 - 2.5 / WIDE, top=0.97, bottom=0.11)
+    figure.subplots_adjust(left=0.75 / WIDE, right=1 - 2.7 / WIDE, top=0.97, bottom=0.11)
     figure.canvas.draw()
     to_axes = axes.transData + axes.transAxes.inverted()
     where = {name: to_axes.transform((board.frontiers[name].cost_usd[-1], board.frontiers[name].quality[-1])) for name in names}
-    inside = [name for name in names if where[name][0] < _FAR_INSIDE]
+    inside = [name for name in names if where[name][0] < _FAR_INSIDE and alone(name, where)]
     for name in inside:
         style = {"va": "center", "fontsize": 9, "color": shown[name].colour, "zorder": 8}
         axes.annotate(_labelled(board, name), where[name], (8, -8), "axes fraction", "offset points", **style)
@@ -156,10 +158,18 @@ def _labels_right(figure: Any, axes: Any, board: Board, shown: Mapping[str, Look
         _label_beside(axes, _labelled(board, name), shown[name], where[name], height)
 
 
+def alone(name: str, where: Mapping[str, Sequence[float]]) -> bool:
+    """Whether no other end lies where the label of this one would go; places are shares of the axes."""
+    x, y = where[name][0], where[name][1]
+    others = [place for other, place in where.items() if other != name]
+    return all(abs(y - place[1]) > _LABEL_HEIGHT or not x - 0.05 < place[0] < x + _LABEL_WIDTH for place in others)
+
+
 def _label_beside(axes: Any, text: str, look: Look, end: tuple[float, float], height: float) -> None:
     arrow = {"arrowstyle": "-", "color": look.colour, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
     both = {"xycoords": "axes fraction", "textcoords": "axes fraction", "annotation_clip": False}
-    axes.annotate("", xy=end, xytext=(1.035, height), arrowprops=arrow, zorder=1, **both)
+    if end[0] >= _FAR_INSIDE:  # a line across the whole plot would look like data
+        axes.annotate("", xy=end, xytext=(1.035, height), arrowprops=arrow, zorder=1, **both)
     mark = {"marker": look.marker, "markersize": 6, "color": look.colour, "linestyle": "none", "clip_on": False}
     axes.plot([1.05], [height], transform=axes.transAxes, **mark)
     axes.text(1.068, height, text, transform=axes.transAxes, va="center", fontsize=9, color=look.colour, clip_on=False)

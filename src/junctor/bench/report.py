@@ -157,7 +157,7 @@ def _heat_cell(value: float | None, base: float | None, reach: float) -> str:
     if value is None:
         return '<td class="none">–</td>'
     change = 0.0 if base is None else value - base
-    share = round(min(1.0, abs(change) / reach) * 85)
+    share = round(min(1.0, abs(change) / reach) * 65)
     tone = "up" if change > 0 else "down"
     return f'<td style="--share:{share}%" class="{tone}" title="{change:+.3f}">{value:.3f}</td>'
 
