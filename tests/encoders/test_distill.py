@@ -15,6 +15,7 @@ if str(SCRIPTS) not in sys.path:
 from distill_encoder import main  # noqa: E402  the scripts' folder is no package
 from distill_fit import FitSettings, bags, fit_map, principal_map, unit  # noqa: E402
 from distill_text import Grammar, _sentences, documentation_texts, grammar_texts  # noqa: E402
+from junctor.encoders.bert import load_weights  # noqa: E402
 from junctor.encoders.wordpiece import WordPiece  # noqa: E402
 
 QUICK = FitSettings(epochs=40, batch=64, rate=0.02, relations=1.0)
@@ -78,9 +79,10 @@ def test_the_documentation_of_every_python_is_there() -> None:
 def test_a_small_run_writes_the_same_files_twice_and_helps(
     tmp_path: Path, teacher_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del teacher_folder
+    """Token vectors are the model's input embeddings here, not 30,522 forward passes: rows as such are held by test_static."""
     pytest.importorskip("onnxruntime", reason="the extra [minilm] is not installed")
-    monkeypatch.setattr("distill_encoder.token_vectors", few_token_vectors)
+    inputs = load_weights(teacher_folder)["embeddings.word_embeddings.weight"]
+    monkeypatch.setattr("distill_encoder.token_vectors", lambda teacher, count: inputs[:count])
     options = ["--grammar", "800", "--no-documentation", "--batch", "64"]
     for name in ("a", "b"):
         assert main([*options, "--out", str(tmp_path / name)]) == 0
@@ -88,12 +90,6 @@ def test_a_small_run_writes_the_same_files_twice_and_helps(
     assert said[1] > said[0]
     for file in ("static.safetensors", "origin.safetensors", "vocab.txt"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-
-
-def few_token_vectors(teacher: object, count: int) -> np.ndarray:
-    """Tokens at random instead of 30,522 forward passes: the run is about the plumbing, the rows are held by test_static."""
-    del teacher
-    return np.random.default_rng(0).normal(size=(count, 384)).astype(np.float32)
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +27,19 @@ TAIL_CHARS = 2_000
 """Of a longer text, only so many first and last characters are read: work is bounded, and both ends have their say."""
 
 _CACHED_CHUNKS = 16_384
+_CACHED_CHARACTERS = 4_096
 _LONGEST_CACHED = 48
 _PUNCTUATION = r"!-/:-@\[-`{-~"
 _CHUNK = re.compile(rf"[^ \t\n\r{_PUNCTUATION}]+|[{_PUNCTUATION}]")
-_CJK = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B81F), (0x2B920, 0x2CEAF))
-_CJK_COMPATIBILITY = ((0xF900, 0xFAFF), (0x2F800, 0x2FA1F))
+_CJK = (
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B81F),
+    (0x2B920, 0x2CEAF),
+    (0x2F800, 0x2FA1F),
+)
 _DROPPED_CATEGORIES = frozenset(("Cc", "Cf", "Co", "Cs"))
 
 
@@ -49,7 +57,7 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 
 
 class WordPiece:
-    """Token ids of texts, without [CLS] and [SEP]. Thread-safe: the cache is a dict that is only ever added to or emptied."""
+    """Token ids of texts, without [CLS] and [SEP]. Thread-safe: its dicts are only added to or emptied."""
 
     def __init__(self, vocabulary: Mapping[str, int]) -> None:
         self._cache = _ChunkCache(vocabulary)
@@ -64,13 +72,12 @@ class _ChunkCache(dict[str, bytes]):
 
     def __init__(self, vocabulary: Mapping[str, int]) -> None:
         super().__init__()
-        self._whole = {token: i for token, i in vocabulary.items() if not token.startswith("##")}
-        self._inner = {token[2:]: i for token, i in vocabulary.items() if token.startswith("##")}
-        self._longest = max(map(len, vocabulary))
+        self._first = _Pieces({token: i for token, i in vocabulary.items() if not token.startswith("##")})
+        self._inner = _Pieces({token[2:]: i for token, i in vocabulary.items() if token.startswith("##")})
         self._unknown = [vocabulary[UNKNOWN]]
 
     def __missing__(self, chunk: str) -> bytes:
-        ids = [i for word in words(chunk) for i in self._pieces(word)]
+        ids = [i for word in words(chunk) for i in self._ids(word)]
         packed = np.array(ids, np.uint16).tobytes()
         if len(chunk) <= _LONGEST_CACHED:
             if len(self) >= _CACHED_CHUNKS:
@@ -78,33 +85,69 @@ class _ChunkCache(dict[str, bytes]):
             self[chunk] = packed
         return packed
 
-    def _pieces(self, word: str) -> list[int]:
+    def _ids(self, word: str) -> list[int]:
         """Greedy longest match from the left; one unknown token when any part of the word has no match."""
         if len(word) > LONGEST_WORD:
             return self._unknown
         ids: list[int] = []
-        start, table = 0, self._whole
+        start, pieces = 0, self._first
         while start < len(word):
-            for end in range(min(len(word), start + self._longest), start, -1):
-                if (found := table.get(word[start:end])) is not None:
-                    break
-            else:
+            found = pieces.longest_at(word, start)
+            if found is None:
                 return self._unknown
-            ids.append(found)
-            start, table = end, self._inner
+            ids.append(found[0])
+            start, pieces = found[1], self._inner
         return ids
 
 
-def words(text: str) -> Iterator[str]:
+class _Pieces:
+    """The pieces that may begin a word, or those that may go on with one."""
+
+    def __init__(self, ids: Mapping[str, int]) -> None:
+        self._ids = ids
+        self._reach: dict[str, int] = {}  # first two characters -> length of the longest piece that begins so
+        for piece in ids:
+            self._reach[piece[:2]] = max(self._reach.get(piece[:2], 0), len(piece))
+
+    def longest_at(self, word: str, start: int) -> tuple[int, int] | None:
+        """Id and end of the longest piece that `word` has at `start`."""
+        reach = self._reach.get(word[start : start + 2], 1)
+        for end in range(min(len(word), start + reach), start, -1):
+            found = self._ids.get(word[start:end])
+            if found is not None:
+                return found, end
+        return None
+
+
+def words(text: str) -> list[str]:
     """BERT's basic tokenisation: cleaned, lower-cased, without accents; CJK and punctuation characters stand alone."""
-    for part in _normalised(text).split():
-        start = 0
-        for i, char in enumerate(part):
-            if is_punctuation(char):
-                yield from filter(None, (part[start:i], char))
-                start = i + 1
-        if start < len(part):
-            yield part[start:]
+    return text.translate(_NORMALISED).split()
+
+
+class _Normalised(dict[int, str]):
+    """Code point -> what the basic tokenisation makes of it, blanks around what stands alone; filled on demand, bounded."""
+
+    def __missing__(self, code: int) -> str:
+        if len(self) >= _CACHED_CHARACTERS:
+            self.clear()
+        out = self[code] = _normalised(chr(code))
+        return out
+
+
+_NORMALISED = _Normalised()
+
+
+def _normalised(char: str) -> str:
+    if char in "\t\n\r":
+        return " "
+    if char in "\0\ufffd" or unicodedata.category(char) in _DROPPED_CATEGORIES:
+        return ""
+    if char.isspace():
+        return " "
+    bare = "".join(c.lower() for c in unicodedata.normalize("NFD", char) if unicodedata.category(c) != "Mn")
+    if is_cjk(ord(char)):
+        return f" {bare} "
+    return "".join(f" {c} " if is_punctuation(c) else c for c in bare)
 
 
 def is_punctuation(char: str) -> bool:
@@ -114,23 +157,6 @@ def is_punctuation(char: str) -> bool:
     return unicodedata.category(char).startswith("P")
 
 
-def _normalised(text: str) -> str:
-    if text.isascii() and text.isprintable():
-        return text.lower()
-    spaced = "".join(map(_cleaned, text))
-    bare = (c for c in unicodedata.normalize("NFD", spaced) if unicodedata.category(c) != "Mn")
-    return "".join(c.lower() for c in bare)  # one by one: a word-final sigma must not change
-
-
-def _cleaned(char: str) -> str:
-    if char in "\t\n\r":
-        return " "
-    if char in "\0\ufffd" or unicodedata.category(char) in _DROPPED_CATEGORIES:
-        return ""
-    if char.isspace():
-        return " "
-    return f" {char} " if _is_cjk(ord(char)) else char
-
-
-def _is_cjk(code: int) -> bool:
-    return code >= 0x3400 and any(low <= code <= high for low, high in (*_CJK, *_CJK_COMPATIBILITY))
+def is_cjk(code: int) -> bool:
+    """Ideographs, as BERT counts them; neither kana nor Hangul."""
+    return code >= _CJK[0][0] and any(low <= code <= high for low, high in _CJK)
