@@ -268,7 +268,7 @@ class _Stream(StreamReply):
         """Close the connection: an unfinished answer cannot be reused."""
         self._response.close()
 
-    async def finish_reason(self) -> None:
+    async def _finish(self) -> None:
         # The end of the HTTP body usually came along already; reading it lets the connection be used again.
         if self._response.content.at_eof():
             return

@@ -80,14 +80,15 @@ def used(said: Any) -> tuple[Usage, float | None]:
     """Usage and cost as the upstream states them; a figure of the wrong type is not known, and no reason to lose an answer."""
     if not isinstance(said, dict):
         return Usage(), None
-    cost = said.get("cost")
+    cost: Any = said.get("cost")
     usage = Usage(
         input_tokens=_count(said, "prompt_tokens"),
         output_tokens=_count(said, "completion_tokens"),
         cached_tokens=_count(said.get("prompt_tokens_details"), "cached_tokens"),
         reasoning_tokens=_count(said.get("completion_tokens_details"), "reasoning_tokens"),
     )
-    return usage, cost if type(cost) in (int, float) and cost >= 0 else None
+    stated = isinstance(cost, (int, float)) and not isinstance(cost, bool) and cost >= 0
+    return usage, float(cost) if stated else None
 
 
 def _count(holder: Any, name: str) -> int | None:
