@@ -12,10 +12,10 @@ import pytest
 
 from junctor.bench import seedrun
 from junctor.bench.document import METRICS, Board, board_document
-from junctor.bench.prepare import check, chosen_policies, config_with, with_usable_costs
+from junctor.bench.prepare import check, chosen_policies, with_usable_costs
 from junctor.bench.protocol import run_bench, splits_of
 from junctor.errors import TableError, UnknownName, UserError
-from junctor.fitting import fit_policy, policy_config
+from junctor.fitting import config_with, fit_policy, policy_config
 from junctor.outcomes import OutcomeTable
 
 COST_METRICS = {"cost_usd", "aiq", "aiq_released", "area", "qnc", "peak", "routerarena", "vl_rank", "cost_at_equal_quality"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from junctor.bench.references import BARS
 from junctor.encoders.base import Encoder
 from junctor.errors import TableError, UserError
 from junctor.features import Features
-from junctor.fitting import policy_config
+from junctor.fitting import config_with
 from junctor.outcomes import OutcomeTable
 from junctor.policy import PolicyConfig
 
@@ -123,15 +123,6 @@ def chosen_policies(table: OutcomeTable, policies: Sequence[str] | None) -> tupl
     asked = tuple(dict.fromkeys(policies))
     fitted = [name for name in asked if name not in BENCH_ONLY]
     return asked, list(dict.fromkeys([*fitted, *bars]))
-
-
-def config_with(name: str, encoder: str) -> PolicyConfig:
-    """The policy's config; one that reads texts itself (target descriptions) is told which encoder made the features."""
-    config = policy_config(name)
-    inner = config.settings().get("estimator_settings")
-    if isinstance(inner, Mapping) and "encoder" in inner:
-        return policy_config(name, {"encoder": encoder})
-    return config
 
 
 def _all_alike(table: OutcomeTable) -> bool:
