@@ -10,7 +10,11 @@
     │   ├── RequestError             a request's field is wrong (HTTP 400)
     │   │   ├── RequestTooLarge      the body or prompt is over the limit (HTTP 413)
     │   │   ├── UnknownModel         neither a target nor an alias (HTTP 404)
-    │   │   └── UnknownDecision      no such decision in the journal (HTTP 404)
+    │   │   ├── UnknownDecision      no such decision in the journal (HTTP 404)
+    │   │   ├── NoSuchPath           the gateway serves nothing there (HTTP 404)
+    │   │   ├── WrongMethod          the path takes another method (HTTP 405)
+    │   │   ├── HeadTooLarge         request line and headers are over the limit (HTTP 431)
+    │   │   └── RequestTimeout       a request began and did not arrive in time (HTTP 408)
     │   └── NoTarget                 every target was filtered out; `refusals` says why, one by one (HTTP 422)
     ├── JournalError                 the journal could not be written or read
     ├── DeadlineExceeded             the request's time ran out (HTTP 504)
@@ -115,6 +119,34 @@ class UnknownDecision(RequestError):
 
     code = "decision_not_found"
     status = 404
+
+
+class NoSuchPath(RequestError):
+    """The gateway serves nothing under this path."""
+
+    code = "not_found"
+    status = 404
+
+
+class WrongMethod(RequestError):
+    """The path is there, but takes another method."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class HeadTooLarge(RequestError):
+    """Request line and headers are over the limit."""
+
+    code = "request_head_too_large"
+    status = 431
+
+
+class RequestTimeout(RequestError):
+    """A request began and did not arrive in time."""
+
+    code = "request_timeout"
+    status = 408
 
 
 class NoTarget(UserError):

@@ -93,8 +93,8 @@ def fit_policy(
     """Fit every candidate on the training rows, judge it on the validation rows, fit the winner on both.
 
     Candidates share one seed, so that luck does not choose between them; ties go to the first. Without validation rows, or with
-    a single candidate, nothing is tuned. `settle` may change the winner before it is fitted. Raises TableError for rows that are
-    not in the table or in both parts.
+    a single candidate, nothing is tuned. `settle` may change the winner before it is fitted. Raises TableError for rows that
+    are not in the table or in both parts.
     """
     train, validation = _checked(train, len(table)), _checked(validation, len(table))
     if len(np.intersect1d(train, validation)):

@@ -92,7 +92,6 @@ BUILTIN: tuple[Entry, ...] = (
         "linear",
         "junctor.estimators.linear:LinearConfig",
         "ridge for graded, logistic for 0/1 outcomes",
-        "bench",
     ),
     Entry(
         "estimator",

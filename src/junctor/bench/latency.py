@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from junctor.encoders.base import Encoder
 from junctor.errors import TableError
@@ -50,6 +49,8 @@ def decide_time(
     The encoder is part of the time when the policy declares that it needs an embedding, and only then. Linear algebra runs on
     one thread, as `junctor serve` runs it: a single decision is too small to share. Raises TableError for a table without rows.
     """
+    from threadpoolctl import threadpool_limits
+
     with threadpool_limits(1):
         return _timed(policy, encoder, table, rng, count)
 

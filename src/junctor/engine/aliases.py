@@ -89,7 +89,4 @@ class Names:
 
 def capabilities(target: Target, provider: Provider) -> frozenset[str] | None:
     """What a target can do: its own list, else what its provider says of all of them, else None: not known, let it try."""
-    if target.capabilities:
-        return target.capabilities
-    said: frozenset[str] | None = getattr(provider, "capabilities", None)
-    return said
+    return target.capabilities or provider.capabilities

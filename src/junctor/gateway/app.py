@@ -20,10 +20,9 @@ import msgspec
 
 from junctor.engine import Engine
 from junctor.engine.engine import new_id
-from junctor.errors import JunctorError, UnknownModel
+from junctor.errors import JunctorError, NoSuchPath, UnknownModel, WrongMethod
 from junctor.gateway import replies, wire
 from junctor.gateway.http import Exchange
-from junctor.gateway.wire import NoSuchPath, WrongMethod
 
 log = logging.getLogger("junctor.gateway")
 CHAT = "/v1/chat/completions"

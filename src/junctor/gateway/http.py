@@ -16,7 +16,7 @@ from typing import cast
 
 import httptools
 
-from junctor.errors import JunctorError, RequestError, RequestTooLarge
+from junctor.errors import HeadTooLarge, JunctorError, RequestError, RequestTimeout, RequestTooLarge
 from junctor.gateway.replies import JSON_TYPE, Headers, error_body
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -25,20 +25,6 @@ SWEEP_S = 1.0
 MOST_OUTGOING = 64
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
-
-
-class HeadTooLarge(RequestError):
-    """Request line and headers are over 64 KiB."""
-
-    code = "request_head_too_large"
-    status = 431
-
-
-class RequestTimeout(RequestError):
-    """A request began and did not arrive in time."""
-
-    code = "request_timeout"
-    status = 408
 
 
 class _Clock:

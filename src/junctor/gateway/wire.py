@@ -28,20 +28,6 @@ TENANT_HEADER = b"x-junctor-tenant"
 _decode = msgspec.json.Decoder().decode
 
 
-class NoSuchPath(RequestError):
-    """The gateway serves nothing under this path."""
-
-    code = "not_found"
-    status = 404
-
-
-class WrongMethod(RequestError):
-    """The path is there, but takes another method; `field` of the error is "method"."""
-
-    code = "method_not_allowed"
-    status = 405
-
-
 class ChatCall(NamedTuple):
     """A checked call: what is asked, of which model, and whether as a stream."""
 

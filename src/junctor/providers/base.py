@@ -58,10 +58,13 @@ class StreamReply(ABC):
 class Provider(ABC):
     """Talks to one kind of upstream. Raises UpstreamError subclasses only; never retries by itself.
 
-    `timeout_s` is what is left of the request's deadline: seconds until the whole answer (or the first event) must be there.
+    `capabilities` is what all its targets can do ("stream", "tools", "vision", "n", …) unless a target says so itself; None:
+    not known, let them try. `timeout_s` is what is left of the request's deadline: seconds until the whole answer (or the first
+    event) must be there.
     """
 
     name: ClassVar[str]
+    capabilities: ClassVar[frozenset[str] | None] = None
 
     @abstractmethod
     async def complete(self, request: Request, target: Target, timeout_s: float | None) -> Reply:

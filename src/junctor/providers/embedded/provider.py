@@ -44,6 +44,7 @@ class EmbeddedProvider(Provider):
     """
 
     name: ClassVar[str] = "embedded"
+    capabilities: ClassVar[frozenset[str] | None] = frozenset({"stream"})
 
     def __init__(self, *, workers: int = 2) -> None:
         if type(workers) is not int or not 1 <= workers <= 64:
