@@ -14,7 +14,7 @@ from junctor.outcomes import OutcomeTable
 from junctor.policy import Policy
 from junctor.types import Request
 
-WARM_UP = 20
+WARM_UP = 100
 
 
 @dataclass(frozen=True, slots=True)

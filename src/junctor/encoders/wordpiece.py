@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from array import array
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -68,20 +69,25 @@ class WordPiece:
 
 
 class _ChunkCache(dict[str, bytes]):
-    """Chunk -> its ids as uint16 bytes, filled on demand and emptied when full."""
+    """Chunk -> its ids as uint16 bytes: plain words of the vocabulary from the start, others on demand, reset when full."""
 
     def __init__(self, vocabulary: Mapping[str, int]) -> None:
         super().__init__()
         self._first = _Pieces({token: i for token, i in vocabulary.items() if not token.startswith("##")})
         self._inner = _Pieces({token[2:]: i for token, i in vocabulary.items() if token.startswith("##")})
         self._unknown = [vocabulary[UNKNOWN]]
+        plain = (token for token in vocabulary if token.isascii() and token.isalpha() and token.islower())
+        self._plain = {token: array("H", [vocabulary[token]]).tobytes() for token in plain}
+        self.update(self._plain)
 
     def __missing__(self, chunk: str) -> bytes:
-        ids = [i for word in words(chunk) for i in self._ids(word)]
-        packed = np.array(ids, np.uint16).tobytes()
+        packed = self._plain.get(chunk.lower()) if chunk.isascii() else None
+        if packed is None:
+            packed = array("H", [i for word in words(chunk) for i in self._ids(word)]).tobytes()
         if len(chunk) <= _LONGEST_CACHED:
-            if len(self) >= _CACHED_CHUNKS:
+            if len(self) >= len(self._plain) + _CACHED_CHUNKS:
                 self.clear()
+                self.update(self._plain)
             self[chunk] = packed
         return packed
 

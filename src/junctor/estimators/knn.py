@@ -48,11 +48,14 @@ class KNN(Estimator):
         quality = values[:, : len(self.targets)]
         self._variance = measured.variances(quality)
         seen = ~np.isnan(values)
-        self._complete = bool(seen.all())
-        parts = [values, quality**2] if self._complete else [np.nan_to_num(values), np.nan_to_num(quality) ** 2, seen]
-        self._values = np.hstack(parts).astype(np.float64)  # one gather per request: values, squared qualities, what was seen
-        self._known = np.nan_to_num(self._prior)
-        self._blank = np.isnan(self._prior)
+        self._whole = seen.all(axis=1)
+        self._complete = bool(self._whole.all())
+        both = np.hstack([values, quality**2])
+        # One gather per request brings values, squared qualities and, where cells are missing, how many are behind each.
+        self._values = both if self._complete else np.hstack([np.nan_to_num(both), ~np.isnan(both)]).astype(np.float64)
+        known = np.nan_to_num(self._prior)
+        self._known = np.concatenate([known, known[: len(self.targets)] ** 2])
+        self._blank = np.isnan(self._prior) if np.isnan(self._prior).any() else None
         self._ones = np.ones(self._rows)
         self._uniform = config.weights == "uniform"
 
@@ -66,11 +69,10 @@ class KNN(Estimator):
             rows = np.arange(self._rows)
         weights = self._ones[: len(rows)] if self._uniform else np.maximum(near[rows], LEAST_SIMILARITY).astype(np.float64)
         total = weights.dot(self._values.take(rows, 0))
-        if self._complete and self._uniform:
-            return self._answer(total / len(rows), len(rows))
-        if self._complete:
-            return self._answer(total / weights.sum(), len(rows))
-        return self._masked(total, weights.sum(), len(rows))
+        weight = len(rows) if self._uniform else weights.sum()
+        if self._complete or self._whole.take(rows).all():
+            return self._answer(total / weight, len(rows))
+        return self._masked(total, weight, len(rows))
 
     def predict_many(self, features: Features) -> Prediction:
         """Means over the neighbours of N requests [N, M], block by block."""
@@ -106,22 +108,22 @@ class KNN(Estimator):
         """From means of values and of squared qualities [..., C + M]."""
         width, targets = self._columns.width, len(self.targets)
         quality = mean[..., :targets]
-        variance = np.maximum(mean[..., width:] - quality * quality, 0.0)
+        variance = np.maximum(mean[..., width : width + targets] - quality * quality, 0.0)
         error = np.sqrt((variance + self._variance / count) / (count + 1.0))
         return self._columns.prediction(mean[..., :width], error)
 
     def _masked(self, total: Array, weight: Any, count: Any) -> Prediction:
         """Each target over the neighbours that record it; those that do not weigh in `shrinkage` times as its overall mean."""
         width, targets = self._columns.width, len(self.targets)
-        values, squares, seen = total[..., :width], total[..., width : width + targets], total[..., width + targets :]
-        share = seen / weight
-        missing = self.config.shrinkage * (1.0 - share)
-        mean = _ratio(values + missing * self._known, seen + missing, self._known)
-        if self._blank.any():
+        half = width + targets
+        seen = total[..., half : half + width]
+        own = _ratio(total[..., :half], total[..., half:], self._known)
+        share, known = seen / weight, self._known[:width]
+        trust = seen / np.maximum(seen + self.config.shrinkage * (1.0 - share), LEAST_WEIGHT)
+        mean = known + trust * (own[..., :width] - known)
+        if self._blank is not None:
             mean = np.where(self._blank, np.nan, mean)
-        tried, prior = seen[..., :targets], self._known[:targets]
-        own = _ratio(values[..., :targets], tried, prior)
-        spread = _ratio(squares, tried, prior * prior) - own * own
+        spread = own[..., width:] - own[..., :targets] ** 2
         return self._columns.prediction(mean, measured.standard_error(spread, share[..., :targets] * count, self._variance))
 
     def _one(self, features: Features) -> NDArray[np.float32]:
@@ -161,7 +163,7 @@ class KNN(Estimator):
 
 
 def _ratio(total: Array, weight: Array, otherwise: Array) -> Array:
-    """Total / weight, and `otherwise` where nothing weighs; three plain operations are half the time of a masked division."""
+    """Total / weight, and `otherwise` where nothing weighs; plain operations are half the time of a masked division."""
     found: Array = np.where(weight > 0, total / np.maximum(weight, LEAST_WEIGHT), otherwise)
     return found
 
