@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -27,10 +28,11 @@ class DecideTime:
 
 
 def requests_of(table: OutcomeTable, count: int) -> list[Request]:
-    """`count` requests made from the table's rows in order, starting over when there are fewer rows."""
+    """`count` requests made from rows spread over the whole table (tables are often sorted by dataset), each row as often."""
     if not len(table):
         raise TableError("has no rows to time decisions on", field="test", fix="give the table a test split")
-    rows = [i % len(table) for i in range(count)]
+    stride = next(step for step in range(max(1, round(0.618 * len(table))), len(table) + 1) if math.gcd(step, len(table)) == 1)
+    rows = [i * stride % len(table) for i in range(count)]
     return [
         Request(
             id=f"time-{place}",

@@ -42,17 +42,19 @@ class KNN(Estimator):
     def __init__(self, config: KNNConfig, columns: Columns, vectors: NDArray[np.float32], values: Array) -> None:
         self.config = config
         self.targets = columns.targets
-        self._columns, self._vectors, self._outcomes = columns, vectors, values
+        self._columns, self._vectors, self._outcomes = columns, measured.paged(vectors), values
         self._rows, self._k = len(vectors), min(config.k, len(vectors))
         self._prior = measured.means(values)
         quality = values[:, : len(self.targets)]
         self._variance = measured.variances(quality)
-        seen = ~np.isnan(values)
-        self._whole = seen.all(axis=1)
-        self._complete = bool(self._whole.all())
         both = np.hstack([values, quality**2])
-        # One gather per request brings values, squared qualities and, where cells are missing, how many are behind each.
-        self._values = both if self._complete else np.hstack([np.nan_to_num(both), ~np.isnan(both)]).astype(np.float64)
+        seen = ~np.isnan(both)
+        gaps = ~seen.all(axis=1, keepdims=True)
+        self._complete = not gaps.any()
+        # One gather and one product per request bring the weighted sums of everything: values, squared qualities, and at the
+        # end 1 and "has gaps"; where cells are missing, also how much is behind each sum.
+        parts = [both] if self._complete else [np.nan_to_num(both), seen]
+        self._values = np.hstack([*parts, np.ones_like(gaps), gaps]).astype(np.float64)
         known = np.nan_to_num(self._prior)
         self._known = np.concatenate([known, known[: len(self.targets)] ** 2])
         self._blank = np.isnan(self._prior) if np.isnan(self._prior).any() else None
@@ -67,10 +69,10 @@ class KNN(Estimator):
             rows = (near >= np.partition(near, kth)[kth] - TIE).nonzero()[0]
         else:
             rows = np.arange(self._rows)
-        weights = self._ones[: len(rows)] if self._uniform else np.maximum(near[rows], LEAST_SIMILARITY).astype(np.float64)
+        weights = self._ones[: len(rows)] if self._uniform else np.maximum(near.take(rows), LEAST_SIMILARITY)
         total = weights.dot(self._values.take(rows, 0))
-        weight = len(rows) if self._uniform else weights.sum()
-        if self._complete or self._whole.take(rows).all():
+        weight, gaps = total[-2:].tolist()
+        if not gaps:
             return self._answer(total / weight, len(rows))
         return self._masked(total, weight, len(rows))
 
@@ -97,8 +99,8 @@ class KNN(Estimator):
 
     def _means(self, weights: Array) -> tuple[Array, Array]:
         count = np.count_nonzero(weights, axis=1)[:, None].astype(np.float64)
-        weight = weights.sum(axis=1, keepdims=True)
         total = weights @ self._values
+        weight = total[:, -2:-1]
         found = self._answer(total / weight, count) if self._complete else self._masked(total, weight, count)
         parts = [found.quality, found.cost_usd, found.latency_s, found.output_tokens]
         assert found.quality_std is not None
@@ -117,7 +119,7 @@ class KNN(Estimator):
         width, targets = self._columns.width, len(self.targets)
         half = width + targets
         seen = total[..., half : half + width]
-        own = _ratio(total[..., :half], total[..., half:], self._known)
+        own = _ratio(total[..., :half], total[..., half : 2 * half], self._known)
         share, known = seen / weight, self._known[:width]
         trust = seen / np.maximum(seen + self.config.shrinkage * (1.0 - share), LEAST_WEIGHT)
         mean = known + trust * (own[..., :width] - known)
