@@ -22,12 +22,14 @@ from junctor.estimators.settings import configured
 from junctor.features import Features
 from junctor.outcomes import OutcomeTable
 from junctor.policies.utility import UtilityConfig
-from junctor.policy import Array, EstimatorConfig, Policy, PolicyConfig, Sweep
+from junctor.policy import Array, EstimatorConfig, Policy, PolicyConfig
 
 Rows = Sequence[int] | NDArray[np.integer[Any]]
 Progress = Callable[[int, int], None]
 EVEN = 1e-12
-"""A later candidate must be better by more than this: grids begin with the smoothest."""
+"""Scores closer than this are the same."""
+RESAMPLES = 50
+"""Bootstrap draws of the validation rows, to tell candidates apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +129,44 @@ def _tune(
     fitting = table.take(train), features.take(train)
     judging = table.take(validation), features.take(validation)
     tried: list[tuple[dict[str, Any], float]] = []
-    best, top = candidates[0], -np.inf
+    sweeps: list[Judged] = []
     for done, candidate in enumerate(candidates, start=1):
         policy = candidate.fit(*fitting, np.random.default_rng(seed))
-        score = validation_score(policy, *judging, np.random.default_rng(seed))
-        tried.append((candidate.settings(), score))
-        if score > top + EVEN:
-            best, top = candidate, score
+        sweeps.append(_judged(policy, *judging, np.random.default_rng(seed)))
+        tried.append((candidate.settings(), _score(sweeps[-1], None)))
         report(done)
-    return tried, best
+    scores = np.array([score for _, score in tried])
+    return tried, candidates[_first_even(scores, sweeps, np.random.default_rng(seed))]
+
+
+def _first_even(scores: Array, sweeps: Sequence[Judged], rng: np.random.Generator) -> int:
+    """The first candidate that a paired bootstrap over validation rows cannot tell from the best one.
+
+    The one-standard-error rule of Breiman et al. (1984, section 3.4.3): grids begin with the smoothest, and among settings that
+    differ by luck alone the smoother one does better on rows that nobody has seen.
+    """
+    best = int(np.argmax(scores))
+    rows = sweeps[best].quality.shape[1]
+    counts = rng.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES).astype(np.float64)
+    top = np.array([_score(sweeps[best], c) for c in counts])
+    for place in range(best):
+        loss = scores[best] - scores[place]
+        if loss <= EVEN:
+            return place
+        error = (top - np.array([_score(sweeps[place], c) for c in counts])).std()
+        if loss <= error:
+            return place
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A policy's sweep on validation rows: quality and cost of the chosen cells [L, n], and the window of single costs."""
+
+    quality: Array
+    cost: Array | None
+    low: float = 0.0
+    high: float = 0.0
 
 
 def validation_score(policy: Policy, table: OutcomeTable, features: Features, rng: np.random.Generator) -> float:
@@ -143,19 +174,35 @@ def validation_score(policy: Policy, table: OutcomeTable, features: Features, rn
 
     Without recorded costs, the mean quality at the knob's best setting. Cells that were not recorded do not count.
     """
-    sweep = policy.decide_sweep(features, table.targets, rng)
-    quality = _along(table.quality, sweep)
+    return _score(_judged(policy, table, features, rng), None)
+
+
+def _judged(policy: Policy, table: OutcomeTable, features: Features, rng: np.random.Generator) -> Judged:
+    choices = policy.decide_sweep(features, table.targets, rng).choices.T
+    quality = np.take_along_axis(table.quality, choices, axis=1).T
     if table.cost_usd is not None:
         single = means(table.cost_usd)
         low, high = float(np.nanmin(single, initial=np.inf)), float(np.nanmax(single, initial=-np.inf))
         if low < high < np.inf:
-            return area_under_hull(_along(table.cost_usd, sweep), quality, low, high)
-    return float(np.nanmax(quality, initial=0.0))
+            return Judged(quality, np.take_along_axis(table.cost_usd, choices, axis=1).T, low, high)
+    return Judged(quality, None)
 
 
-def _along(values: Array, sweep: Sweep) -> Array:
-    """[L]: mean of the chosen cells that were recorded."""
-    return means(np.take_along_axis(values, sweep.choices.T, axis=1))
+def _score(judged: Judged, counts: Array | None) -> float:
+    """On the rows as they are, or with row i counted `counts[i]` times."""
+    quality = _weighted(judged.quality, counts)
+    if judged.cost is None:
+        return float(np.nanmax(quality, initial=0.0))
+    return area_under_hull(_weighted(judged.cost, counts), quality, judged.low, judged.high)
+
+
+def _weighted(values: Array, counts: Array | None) -> Array:
+    """[L]: mean over the cells that were recorded."""
+    if counts is None:
+        return means(values.T)
+    seen = ~np.isnan(values)
+    total: Array = np.where(seen, values, 0.0) @ counts
+    return total / np.maximum(seen @ counts, 1e-12)
 
 
 def _checked(rows: Rows, count: int) -> NDArray[np.intp]:
