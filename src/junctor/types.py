@@ -1,7 +1,8 @@
 """The nouns: what arrives, who can take it, what was decided, what came of it.
 
 All are frozen msgspec structs: they cost about a tenth of a frozen dataclass to make and encode straight to JSON, and a
-gateway makes several per request. Units are in the names: `_usd`, `_s`, `_j`. `None` means "not known", never zero.
+gateway makes several per request. Those that hold no mapping can be in no cycle, so the garbage collector need not look at them
+(`gc=False`): a gateway remembers thousands. Units are in the names: `_usd`, `_s`, `_j`. `None` means "not known", never zero.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 TARGET_KINDS = ("model", "agent", "tool", "skill", "memory", "retriever", "pipeline", "expert")
 
 
-class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Price(Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """List price: USD per million tokens in and out, plus USD per call."""
 
     input_usd_per_mtok: float = 0.0
@@ -32,7 +33,7 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return tokens / 1e6 + self.usd_per_call
 
 
-class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Limits(Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """What a target can hold: tokens in its context, tokens in one answer, seconds for one call."""
 
     context_tokens: int | None = None
@@ -148,7 +149,7 @@ class Request(Struct, frozen=True, kw_only=True, dict=True):
     features: Features | None = None
 
 
-class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Outcome(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What came of a call, or is predicted to: quality in [0, 1], USD, seconds, joules, tokens. None = not known."""
 
     quality: float | None = None
@@ -159,7 +160,7 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     output_tokens: float | None = None
 
 
-class Ranked(Struct, frozen=True, kw_only=True):
+class Ranked(Struct, frozen=True, gc=False, kw_only=True):
     """One row of a decision: a target, the score that it was ranked by, and what was predicted of it."""
 
     target: str
@@ -167,13 +168,13 @@ class Ranked(Struct, frozen=True, kw_only=True):
     predicted: Outcome = Outcome()
 
 
-class Call(Struct, frozen=True, tag="call"):
+class Call(Struct, frozen=True, gc=False, tag="call"):
     """Plan: one call of one target."""
 
     target: str
 
 
-class Fallback(Struct, frozen=True, tag="fallback"):
+class Fallback(Struct, frozen=True, gc=False, tag="fallback"):
     """Plan: the first of these that answers; the next only after a retryable failure before the first byte."""
 
     plans: tuple[Plan, ...]
@@ -190,7 +191,7 @@ def plan_targets(plan: Plan) -> tuple[str, ...]:
     return tuple(id_ for part in plan.plans for id_ in plan_targets(part))
 
 
-class Decision(Struct, frozen=True, kw_only=True):
+class Decision(Struct, frozen=True, gc=False, kw_only=True):
     """What a policy chose and why; feedback joins it by `id`.
 
     `target` is the intention (the plan may end elsewhere after failures: the trace says where). `ranked` is best first and
@@ -208,7 +209,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
 
 
-class Attempt(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Attempt(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One try at one target: `error` is empty when it answered; times are seconds since the request arrived."""
 
     target: str

@@ -194,9 +194,26 @@ class Engine:
             return None
 
 
+class _Entropy:
+    """Random bytes from the system, a page at a time; a forked child must not share them, so the page knows its process."""
+
+    def __init__(self) -> None:
+        self._page, self._at, self._process = b"", 0, 0
+
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes, given out once."""
+        if self._at + count > len(self._page) or self._process != os.getpid():
+            self._page, self._at, self._process = os.urandom(4096), 0, os.getpid()
+        self._at += count
+        return self._page[self._at - count : self._at]
+
+
+_entropy = _Entropy()
+
+
 def new_id() -> str:
     """A decision id that nobody else has: 96 random bits."""
-    return "dec-" + os.urandom(12).hex()
+    return "dec-" + _entropy.take(12).hex()
 
 
 def is_quick(encoder: Encoder) -> bool:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
+from junctor.engine.eager import Ready, start
 from junctor.engine.health import Health
 from junctor.errors import DeadlineExceeded, JunctorError, UpstreamBroken, UpstreamError, UpstreamTimeout
 from junctor.providers.base import Provider, Reply, StreamReply, Usage
 from junctor.types import Attempt, Catalogue, Decision, Outcome, Ranked, Request, Target, plan_targets
 
 T = TypeVar("T")
-Ask = Callable[[Provider, Request, Target, float], Awaitable[T]]
+Ask = Callable[[Provider, Request, Target, float], Coroutine[Any, Any, T]]
 SHARE_WHILE_OTHERS_WAIT = 0.5
 CANCELLED = "cancelled"
 NOTHING_KNOWN = Outcome()
@@ -132,9 +133,12 @@ class Run:
     async def _attempt(self, ask: Ask[T], target: Target, limit_s: float) -> T:
         provider = self.providers[target.provider]
         try:
+            asked = start(ask(provider, self.request, target, limit_s))
+            if isinstance(asked, Ready):
+                return asked.value
             # The provider knows the limit too; this one holds even when a provider of yours forgets it.
             async with asyncio.timeout(limit_s):
-                return await ask(provider, self.request, target, limit_s)
+                return await asked
         except TimeoutError as error:
             raise UpstreamTimeout(f"silent for {limit_s:.3g} s", target=target.id) from error
         except JunctorError:
@@ -184,11 +188,11 @@ class Run:
             self.books.settle(self, target, outcome, error)
 
 
-def _ask_whole(provider: Provider, request: Request, target: Target, limit_s: float) -> Awaitable[Reply]:
+def _ask_whole(provider: Provider, request: Request, target: Target, limit_s: float) -> Coroutine[Any, Any, Reply]:
     return provider.complete(request, target, limit_s)
 
 
-def _ask_stream(provider: Provider, request: Request, target: Target, limit_s: float) -> Awaitable[StreamReply]:
+def _ask_stream(provider: Provider, request: Request, target: Target, limit_s: float) -> Coroutine[Any, Any, StreamReply]:
     return provider.stream(request, target, limit_s)
 
 
