@@ -22,7 +22,7 @@ from junctor.estimators.settings import check, configured, estimator_config
 from junctor.features import Features
 from junctor.outcomes import OutcomeTable
 from junctor.policies import choosing
-from junctor.policies.trading import Scales, Utility, View, first_best
+from junctor.policies.trading import Scales, Utility, View, first_best, has_gaps
 from junctor.policy import Array, Estimator, EstimatorConfig, Policy, PolicyConfig, Prediction, State, Sweep
 from junctor.types import Catalogue, Decision, Outcome, Ranked, Request
 
@@ -111,8 +111,7 @@ class UtilityPolicy(Policy):
             score = score - utility.latency_weight * view.latency_terms(slow)
         if utility.budget_usd is not None:
             score = np.where(cost <= utility.budget_usd, score, -np.inf)
-        gaps = np.isnan(score)
-        return np.where(gaps, -np.inf, score) if gaps.any() else score
+        return np.where(np.isnan(score), -np.inf, score) if has_gaps(score) else score
 
     def _decision(
         self, request: Request, view: View, utility: Utility, found: Prediction, order: list[int], arrays: tuple[Array, ...]
@@ -203,9 +202,8 @@ def _order(view: View, utility: Utility, score: Array, quality: Array, cost: Arr
         good = quality >= utility.quality_floor
         key = np.where(good, cost, -quality)
         order = np.lexsort((-quality, key, ~good))
-    out = np.equal(score[order], -np.inf)
-    if out.any():
-        order = order[~out]
+    if score.min() == -np.inf:
+        order = order[score[order] > -np.inf]
     if order.size > 1 and not key[order[1]] > key[order[0]] + choosing.TIE:  # a tie, or a cost that is not known
         first = int(_choices(view, utility, score[None], quality[None], cost[None])[0])
         order = np.concatenate(([first], order[order != first]))
