@@ -107,6 +107,10 @@ class Estimator(ABC):
         fields = (many.quality, many.quality_std, many.cost_usd, many.latency_s, many.output_tokens)
         return Prediction(*(None if a is None else a[0] for a in fields))  # type: ignore[arg-type]
 
+    def expect(self, features: Features) -> Prediction:
+        """`predict` for callers that do not look at `quality_std`: override where leaving it out saves time."""
+        return self.predict(features)
+
     @abstractmethod
     def onboard(self, target: str, rows: OutcomeTable, features: Features) -> Estimator:
         """A new estimator that also knows `target`, from a few billed rows that record it; the old one is unchanged."""

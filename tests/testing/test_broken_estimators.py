@@ -87,6 +87,12 @@ class OneDiffers(Broken):
         return replace(found, quality=found.quality * 0.5)
 
 
+class ExpectsOtherwise(Broken):
+    def expect(self, features):
+        found = super().expect(features)
+        return replace(found, quality=found.quality * 0.5)
+
+
 class Dice(Broken):
     def predict_many(self, features):
         found = super().predict_many(features)
@@ -160,6 +166,7 @@ BROKEN = [
     ("candidates_are_configs", NoGrid(), "is empty"),
     ("predicts_every_target", config_of(TooSure), "above 1"),
     ("one_row_equals_many", config_of(OneDiffers), "differs: predict says"),
+    ("one_row_equals_many", config_of(ExpectsOtherwise), "differs: expect says"),
     ("same_seed_same_prediction", config_of(Dice), "take randomness from rng"),
     ("leaves_inputs_alone", config_of(Broken, spoils), "changed the table or the features"),
     ("needs_are_declared", config_of(ReadsLabels), "reads more than needs"),

@@ -58,11 +58,28 @@ class KNN(Estimator):
         known = np.nan_to_num(self._prior)
         self._known = np.concatenate([known, known[: len(self.targets)] ** 2])
         self._blank = np.isnan(self._prior) if np.isnan(self._prior).any() else None
+        self._half = both.shape[1]
         self._ones = np.ones(self._rows)
         self._uniform = config.weights == "uniform"
 
     def predict(self, features: Features) -> Prediction:
-        """Means over the neighbours of one request [M]: one matrix-vector product, one partition, one gather."""
+        """Means over the neighbours of one request [M] and their standard errors."""
+        total, count = self._sums(features)
+        weight, gaps = total[-2:].tolist()
+        return self._masked(total, weight, count) if gaps else self._answer(total / weight, count)
+
+    def expect(self, features: Features) -> Prediction:
+        """The means alone."""
+        total, _ = self._sums(features)
+        weight, gaps = total[-2:].tolist()
+        width = self._columns.width
+        if not gaps:
+            return self._columns.prediction(total[:width] / weight)
+        own = _ratio(total[:width], total[self._half : self._half + width], self._known[:width])
+        return self._columns.prediction(self._pulled(total, weight, own))
+
+    def _sums(self, features: Features) -> tuple[Array, int]:
+        """Weighted sums over the neighbours of one request: one matrix-vector product, one partition, one gather."""
         near = self._vectors.dot(self._one(features))
         if self._k < self._rows:
             kth = self._rows - self._k
@@ -70,11 +87,8 @@ class KNN(Estimator):
         else:
             rows = np.arange(self._rows)
         weights = self._ones[: len(rows)] if self._uniform else np.maximum(near.take(rows), LEAST_SIMILARITY)
-        total = weights.dot(self._values.take(rows, 0))
-        weight, gaps = total[-2:].tolist()
-        if not gaps:
-            return self._answer(total / weight, len(rows))
-        return self._masked(total, weight, len(rows))
+        total: Array = weights.dot(self._values.take(rows, 0))
+        return total, len(rows)
 
     def predict_many(self, features: Features) -> Prediction:
         """Means over the neighbours of N requests [N, M], block by block."""
@@ -116,17 +130,20 @@ class KNN(Estimator):
 
     def _masked(self, total: Array, weight: Any, count: Any) -> Prediction:
         """Each target over the neighbours that record it; those that do not weigh in `shrinkage` times as its overall mean."""
-        width, targets = self._columns.width, len(self.targets)
-        half = width + targets
-        seen = total[..., half : half + width]
+        width, targets, half = self._columns.width, len(self.targets), self._half
         own = _ratio(total[..., :half], total[..., half : 2 * half], self._known)
-        share, known = seen / weight, self._known[:width]
-        trust = seen / np.maximum(seen + self.config.shrinkage * (1.0 - share), LEAST_WEIGHT)
-        mean = known + trust * (own[..., :width] - known)
-        if self._blank is not None:
-            mean = np.where(self._blank, np.nan, mean)
+        mean = self._pulled(total, weight, own[..., :width])
         spread = own[..., width:] - own[..., :targets] ** 2
-        return self._columns.prediction(mean, measured.standard_error(spread, share[..., :targets] * count, self._variance))
+        times = total[..., half : half + targets] / weight * count
+        return self._columns.prediction(mean, measured.standard_error(spread, times, self._variance))
+
+    def _pulled(self, total: Array, weight: Any, own: Array) -> Array:
+        """The neighbours' own means [..., C], pulled to the overall ones where few of them record a target."""
+        seen = total[..., self._half : self._half + self._columns.width]
+        known = self._known[: self._columns.width]
+        trust = seen / np.maximum(seen + self.config.shrinkage * (1.0 - seen / weight), LEAST_WEIGHT)
+        mean: Array = known + trust * (own - known)
+        return mean if self._blank is None else np.where(self._blank, np.nan, mean)
 
     def _one(self, features: Features) -> NDArray[np.float32]:
         vectors = features.embedding

@@ -37,19 +37,13 @@ class Columns:
         """C."""
         return len(self.targets) * len(self.measures)
 
-    def where(self, measure: str) -> slice | None:
-        """The columns of a measure, or None when it was not recorded."""
-        if measure not in self.measures:
-            return None
-        start = self.measures.index(measure) * len(self.targets)
-        return slice(start, start + len(self.targets))
-
     def prediction(self, flat: Array, quality_std: Array | None = None) -> Prediction:
         """From expected values [C] or [N, C]."""
-        parts = [None if (at := self.where(name)) is None else flat[..., at] for name in PREDICTED]
-        quality, cost, latency, tokens = parts
-        assert quality is not None
-        return Prediction(quality, quality_std, cost, latency, tokens)
+        m = len(self.targets)
+        parts = {name: flat[..., i * m : (i + 1) * m] for i, name in enumerate(self.measures)}
+        return Prediction(
+            parts["quality"], quality_std, parts.get("cost_usd"), parts.get("latency_s"), parts.get("output_tokens")
+        )
 
     def plus(self, target: str) -> Columns:
         """With one more target, the last; raises UserError when it is known already."""

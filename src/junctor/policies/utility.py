@@ -56,7 +56,7 @@ class UtilityPolicy(Policy):
         view = self._views.get(targets) or self._view(targets)
         utility = self.utility.under(request.constraints)
         features = request.features
-        found = self.estimator.predict(Features.of(request) if features is None else features)
+        found = self.estimator.expect(Features.of(request) if features is None else features)
         quality = found.quality if view.columns is None else found.quality[view.columns]
         cost = view.costs(found.cost_usd, quality)
         score = self._scores(view, utility, quality, cost, found.latency_s)

@@ -6,7 +6,7 @@ given another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -100,17 +100,22 @@ def predicts_every_target(trial: Trial) -> None:
 
 
 def one_row_equals_many(trial: Trial) -> None:
-    """`predict` gives the row that `predict_many` gives."""
+    """`predict` gives the row that `predict_many` gives, and `expect` gives the same without the standard error."""
     fitted = trial.fit()
     many = fitted.predict_many(trial.features)
     for row in range(0, len(trial.features), max(1, len(trial.features) // 10)):
-        one = fitted.predict(trial.features.take([row]))
-        for name in ("quality", "quality_std", *MEASURES):
-            alone, among = getattr(one, name), getattr(many, name)
-            assert (alone is None) == (among is None), f"{name} is None in one of predict and predict_many only"
-            if alone is not None:
-                close = np.allclose(alone, among[row], rtol=1e-6, atol=1e-9, equal_nan=True)
-                assert close, f"{name} of row {row} differs: predict says {alone}, predict_many {among[row]}"
+        seen = trial.features.take([row])
+        _same_row("predict", fitted.predict(seen), many, row, ("quality", "quality_std", *MEASURES))
+        _same_row("expect", fitted.expect(seen), many, row, ("quality", *MEASURES))
+
+
+def _same_row(how: str, one: Prediction, many: Prediction, row: int, names: Sequence[str]) -> None:
+    for name in names:
+        alone, among = getattr(one, name), getattr(many, name)
+        assert (alone is None) == (among is None), f"{name} is None in one of {how} and predict_many only"
+        if alone is not None:
+            close = np.allclose(alone, among[row], rtol=1e-6, atol=1e-9, equal_nan=True)
+            assert close, f"{name} of row {row} differs: {how} says {alone}, predict_many {among[row]}"
 
 
 def same_seed_same_prediction(trial: Trial) -> None:
