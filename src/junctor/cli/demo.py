@@ -39,6 +39,8 @@ def demo(
     """
     from junctor.cli.fitting import fit_and_save
 
+    if serve:
+        _port_is_free(port)
     out = console()
     table = _record(folder, tasks, seed)
     out.print(f"recorded {len(table):,} queries x {len(table.targets)} targets -> {folder}/outcomes.parquet")
@@ -55,6 +57,13 @@ def demo(
         from junctor.cli.serving import open_config, run_gateway
 
         run_gateway(open_config(folder / "junctor.toml"), None, None)
+
+
+def _port_is_free(port: int) -> None:
+    """Find out now, not after the work: raises ConfigError when the port is taken."""
+    from junctor.gateway.serving import bind
+
+    bind("127.0.0.1", port).close()
 
 
 def _record(folder: Path, count: int, seed: int) -> OutcomeTable:

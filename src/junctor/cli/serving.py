@@ -50,9 +50,12 @@ def run_gateway(config: Config, host: str | None, port: int | None) -> None:
     engine = build_engine(config)
     host, port = host or config.gateway.host, config.gateway.port if port is None else port
     out = console()
-    for name in config.aliases:
-        out.print(f"alias [bold]{name}[/bold] chooses among {len(config.targets)} targets")
-    serve_engine(engine, host=host, port=port, max_body_bytes=config.gateway.max_body_bytes)
+
+    def ready(at: str, on: int) -> None:
+        out.print(f"serving [bold]http://{at}:{on}/v1[/bold], models: {', '.join([*config.aliases, *config.targets])}")
+        out.print("Ctrl-C ends it")
+
+    serve_engine(engine, host=host, port=port, max_body_bytes=config.gateway.max_body_bytes, on_ready=ready)
 
 
 def route(

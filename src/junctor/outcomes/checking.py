@@ -50,7 +50,9 @@ def finish(table: OutcomeTable, options: Options) -> OutcomeTable:
     if empty and not options.drop_empty:
         listed = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         raise TableError(
-            "no quality was recorded for it", field=options.at(listed), fix="drop its columns, or pass drop_empty=True"
+            "no quality was recorded for it",
+            field=options.at(listed),
+            fix="drop its columns, or pass drop_empty=True (--drop-empty)",
         )
     if empty:
         left = [id_ for id_ in table.targets.ids if id_ not in set(empty)]
