@@ -201,7 +201,8 @@ def rows_of(policy: str, figures: Sequence[tuple[str, float, float, float, float
     """Rows in the order of METRICS from (metric, value, low, high, reached)."""
     order = {name: i for i, name in enumerate(METRICS)}
     ordered = sorted(figures, key=lambda figure: order.get(figure[0], len(order)))
-    return [
-        Row(policy=policy, metric=metric, value=value, low=low, high=high, seeds=seeds, reached=reached)
+    rows = [
+        (Row(policy=policy, metric=metric, value=value, low=low, high=high, seeds=seeds), reached)
         for metric, value, low, high, reached in ordered
     ]
+    return [row if reached == 1 else msgspec.structs.replace(row, reached=reached) for row, reached in rows]
