@@ -60,7 +60,7 @@ def test_a_fixed_policy_answers_and_the_journal_lies_beside_the_file(tmp_path: P
 def test_a_fitted_policy_is_loaded_with_its_encoder(tmp_path: Path) -> None:
     save_knn(tmp_path / "knn")
     tree = TREE | {"policies": {"knn": {"artefact": "knn"}}, "aliases": {"auto": "knn"}}
-    engine = build_engine(parse_config(tree, tmp_path), keep_journal=False)
+    engine = build_engine(parse_config(tree, tmp_path), dry_run=True)
     assert engine.route(ask("what is 3 + 9"), "auto").decision.target == "arithmetic"
     assert engine.route(ask("reverse the word tree"), "auto").decision.target == "text"
 
@@ -69,7 +69,7 @@ def test_an_alias_keeps_to_its_own_targets(tmp_path: Path) -> None:
     save_knn(tmp_path / "knn")
     aliases = {"auto": {"policy": "knn", "targets": ["text"]}}
     tree = TREE | {"policies": {"knn": {"artefact": "knn"}}, "aliases": aliases}
-    engine = build_engine(parse_config(tree, tmp_path), keep_journal=False)
+    engine = build_engine(parse_config(tree, tmp_path), dry_run=True)
     assert engine.route(ask("what is 3 + 9"), "auto").decision.target == "text"
 
 
@@ -89,13 +89,13 @@ def test_a_policy_of_an_older_encoder_is_refused(tmp_path: Path) -> None:
     save_knn(tmp_path / "knn", digest="0123")
     tree = TREE | {"policies": {"knn": {"artefact": "knn"}}, "aliases": {"auto": "knn"}}
     with pytest.raises(ConfigError, match="fitted with another version of the encoder 'lexical'"):
-        build_engine(parse_config(tree, tmp_path), keep_journal=False)
+        build_engine(parse_config(tree, tmp_path), dry_run=True)
 
 
 def test_a_policy_that_cannot_load_fails_loudly(tmp_path: Path) -> None:
     tree = TREE | {"policies": {"knn": {"artefact": "gone"}}, "aliases": {"auto": "knn"}}
     with pytest.raises(ArtefactError, match="gone"):
-        build_engine(parse_config(tree, tmp_path), keep_journal=False)
+        build_engine(parse_config(tree, tmp_path), dry_run=True)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,21 @@ def test_a_policy_that_cannot_load_fails_loudly(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_made_names_its_path(tmp_path: Path, change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build_engine(parse_config(TREE | change, tmp_path), keep_journal=False)
+        build_engine(parse_config(TREE | {"journal": {"path": ""}} | change, tmp_path))
+
+
+def test_a_dry_run_needs_no_secrets(tmp_path: Path) -> None:
+    up = {
+        "kind": "openai_compatible",
+        "base_url": "http://127.0.0.1:9/v1",
+        "api_key": "env:NOT_SET_1",
+        "headers": {"x": "env:NO"},
+    }
+    tree = TREE | {"providers": {"embedded": {}, "up": up}}
+    engine = build_engine(parse_config(tree, tmp_path), dry_run=True)
+    assert engine.route(ask("hello"), "auto").decision.target == "text"
+    with pytest.raises(ConfigError, match="NOT_SET_1"):
+        build_engine(parse_config(tree, tmp_path))
 
 
 def test_no_shared_target_between_policy_and_file_is_an_error(tmp_path: Path) -> None:
@@ -132,4 +146,4 @@ def test_no_shared_target_between_policy_and_file_is_an_error(tmp_path: Path) ->
         "aliases": {"auto": "knn"},
     }
     with pytest.raises(ConfigError, match=r"aliases\.auto: none of its targets is known to its policy"):
-        build_engine(parse_config(tree, tmp_path), keep_journal=False)
+        build_engine(parse_config(tree, tmp_path), dry_run=True)

@@ -187,3 +187,22 @@ def test_the_user_surface_grows_only_on_purpose() -> None:
     assert isinstance(config, Config)
     assert config.gateway.__struct_fields__ == ("host", "port", "max_body_bytes", "deadline_s", "seed")
     assert config.journal.__struct_fields__ == ("path", "fsync", "text")
+
+
+def test_the_documented_file_is_valid_and_shows_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from junctor.build import build_engine
+    from junctor.config import AliasSection, GatewaySection, JournalSection, PolicySection, TargetSection
+    from junctor.types import Limits, Message, Price, Request
+
+    page = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text("utf-8")
+    text = page.split("```toml\n")[1].split("```")[0]
+    config = load_config(write(tmp_path, text))
+    engine = build_engine(config, dry_run=True)
+    chosen = {
+        said: engine.route(Request(id="r", text=said, messages=(Message("user", said),)), "plain").decision.target
+        for said in ("hello", "please PROVE it")
+    }
+    assert chosen == {"hello": "qwen@brief", "please PROVE it": "qwen@full"}
+    sections = (GatewaySection, JournalSection, TargetSection, PolicySection, AliasSection, Price, Limits)
+    missing = [key for section in sections for key in section.__struct_fields__ if key not in text]
+    assert missing == []

@@ -10,7 +10,7 @@ import numpy as np
 
 from junctor import registry
 from junctor.artefact import load_policy
-from junctor.config import AliasSection, Config, PolicySection, resolve_secrets
+from junctor.config import AliasSection, Config, PolicySection, resolve_secrets, without_secrets
 from junctor.encoders import load_encoder
 from junctor.encoders.base import Encoder
 from junctor.engine import Alias, Engine
@@ -33,24 +33,28 @@ class Chooser:
     knows: tuple[str, ...] | None
 
 
-def build_engine(config: Config, *, keep_journal: bool = True) -> Engine:
-    """Make everything that the configuration names; raises ConfigError or ArtefactError that says which part is wrong."""
+def build_engine(config: Config, *, dry_run: bool = False) -> Engine:
+    """Make everything that the configuration names; raises ConfigError or ArtefactError that says which part is wrong.
+
+    A dry run decides and calls nobody: it keeps no journal and needs no secrets.
+    """
     catalogue = Catalogue(list(config.targets.values()))
     choosers = {name: _chooser(config, name, section, catalogue) for name, section in config.policies.items()}
     aliases = {name: _alias(name, section, choosers[section.policy], catalogue) for name, section in config.aliases.items()}
-    providers = {name: _provider(config, name) for name in config.providers}
+    providers = {name: _provider(config, name, dry_run=dry_run) for name in config.providers}
     journal = None
-    if keep_journal and config.journal.path:
+    if config.journal.path and not dry_run:
         journal = Journal(config.path(config.journal.path), fsync=config.journal.fsync, text=config.journal.text)
     return Engine(
         catalogue, providers, aliases, journal, seed=config.gateway.seed, default_deadline_s=config.gateway.deadline_s
     )
 
 
-def _provider(config: Config, name: str) -> Provider:
+def _provider(config: Config, name: str, *, dry_run: bool) -> Provider:
     section = config.providers[name]
     path = f"providers.{name}"
-    settings: dict[str, Any] = dict(resolve_secrets(section.settings, path, config.folder))
+    known = without_secrets(section.settings) if dry_run else resolve_secrets(section.settings, path, config.folder)
+    settings: dict[str, Any] = dict(known)
     if "table" in settings:  # replay's own file, relative like every other path in the configuration
         settings["table"] = str(config.path(settings["table"]))
     make: type[Provider] = registry.load("provider", section.kind)

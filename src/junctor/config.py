@@ -291,6 +291,13 @@ def is_reference(value: object) -> bool:
     return isinstance(value, str) and value.startswith(("env:", "file:"))
 
 
+def without_secrets(value: Any) -> Any:
+    """A tree of settings with an empty string for every reference: enough to decide, not to call."""
+    if isinstance(value, Mapping):
+        return {key: without_secrets(inner) for key, inner in value.items()}
+    return "" if is_reference(value) else value
+
+
 def resolve_secrets(value: Any, path: str, folder: Path) -> Any:
     """Replace every reference in a tree of settings by what it refers to; raises ConfigError that names the path only."""
     if isinstance(value, Mapping):

@@ -74,7 +74,7 @@ def route(
     from junctor.build import build_engine
     from junctor.types import Constraints, Message, Request
 
-    engine = build_engine(open_config(config), keep_journal=False)
+    engine = build_engine(open_config(config), dry_run=True)
     labels = dict(_pair(item) for item in label or [])
     constraints = Constraints(budget_usd=budget_usd, quality_floor=quality_floor)
     request = Request(id="dry-run", text=text, messages=(Message("user", text),), labels=labels, constraints=constraints)

@@ -51,7 +51,7 @@ def decision(
         id=request.id,
         plan=plan_of(ids),
         target=ids[0],
-        ranked=ranked or tuple(Ranked(target=id_, score=-float(i)) for i, id_ in enumerate(ids)),
+        ranked=ranked or tuple(Ranked(target=id_, score=float(-i)) for i, id_ in enumerate(ids)),
         propensity=propensity,
         policy=policy,
         version=version,

@@ -1,6 +1,6 @@
 """rules: the first matching hand-written rule.
 
-[[policies.mine.rules]]
+[[policies.mine.settings.rules]]
 when = { label = { task = ["code", "sql"] }, max_length = 4000 }     # all conditions must hold
 use = ["codestral", "gpt-4o"]                                        # the first one that is in the catalogue, others stand by
 """

@@ -29,7 +29,7 @@ class Standing(Policy):
         del rng
         ids = self._present(targets)
         ranked = tuple(
-            Ranked(target=id_, score=-float(place), predicted=self.known.get(id_, Outcome()))
+            Ranked(target=id_, score=float(-place), predicted=self.known.get(id_, Outcome()))
             for place, id_ in enumerate(ids[: choosing.MOST_RANKED])
         )
         return choosing.decision(
