@@ -155,6 +155,17 @@ def test_a_full_disk_is_a_typed_error_and_the_next_record_starts_a_new_line(
     assert reading.torn == 1
 
 
+def test_a_record_that_cannot_be_written_back_is_not_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with Journal(tmp_path / "j", fsync="always") as journal:
+        monkeypatch.setattr(journal_module.os, "fsync", broken)
+        with pytest.raises(JournalError, match="cannot be written back: Input/output error"):
+            journal.append(decision("d1"))
+        monkeypatch.undo()
+
+
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real_write = os.write
     monkeypatch.setattr(journal_module.os, "write", lambda fd, data: real_write(fd, data[:7]))

@@ -110,7 +110,7 @@ class Journal:
         with self._lock:
             self._write(b"\n" + line if self._torn else line)
         if self.fsync == "always":
-            os.fsync(self._fd)
+            self._sync()
         elif self.fsync == "interval" and not self._dirty.is_set():
             self._dirty.set()
             self._start_syncer()
@@ -128,6 +128,14 @@ class Journal:
                 f"cannot be written: {error.strerror}", field=str(self.path), fix="free some space or name another file"
             ) from error
         self._torn = False
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise JournalError(
+                f"cannot be written back: {error.strerror}", field=str(self.path), fix="free some space or name another file"
+            ) from error
 
     def _start_syncer(self) -> None:
         with self._lock:
