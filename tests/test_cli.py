@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -204,3 +205,24 @@ def test_each_mistake_is_one_line_and_exit_code_2(junctor, table: Path, tmp_path
     assert "Traceback" not in said
     errors = [line for line in ran.err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 or command == "bench"
+
+
+def test_serving_leaves_the_threads_of_linear_algebra_to_the_gateway(
+    junctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment that the command itself had set would look like the user's wish, and two threads would stay."""
+    from junctor.gateway import serving
+
+    seen: dict[str, str | None] = {}
+
+    def no_serve(engine: object, **_: object) -> None:
+        seen["threads"] = os.environ.get("OPENBLAS_NUM_THREADS")
+
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setattr(serving, "serve", no_serve)
+    (tmp_path / "junctor.toml").write_text(
+        "[journal]\npath=''\n[providers.scripted]\n[targets.a]\nprovider='scripted'\n"
+        "[policies.p]\nuse='random'\n[aliases]\nauto='p'\n"
+    )
+    assert junctor("serve").code == 0
+    assert seen == {"threads": None}

@@ -55,9 +55,8 @@ def _provider(config: Config, name: str, *, dry_run: bool) -> Provider:
     path = f"providers.{name}"
     known = without_secrets(section.settings) if dry_run else resolve_secrets(section.settings, path, config.folder)
     settings: dict[str, Any] = dict(known)
-    if "table" in settings:  # replay's own file, relative like every other path in the configuration
-        settings["table"] = str(config.path(settings["table"]))
     make: type[Provider] = registry.load("provider", section.kind)
+    settings |= {key: str(config.path(settings[key])) for key in make.paths if isinstance(settings.get(key), str)}
     try:
         return make.from_settings(settings)
     except ConfigError as error:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from junctor.types import Catalogue, Decision, Outcome, Request, Target
+from junctor.types import Catalogue, Decision, Outcome, Request
 
 if TYPE_CHECKING:
     from junctor.features import Features
@@ -199,8 +199,3 @@ class Learner(Policy):
     @abstractmethod
     def learn(self, decision: Decision, outcome: Outcome) -> None:
         """Take one result. Idempotent by `decision.id`; unknown ids are accepted."""
-
-
-def as_catalogue(targets: Catalogue | Sequence[Target | str]) -> Catalogue:
-    """Shorthand for callers that hold a plain list."""
-    return Catalogue.of(targets)

@@ -100,7 +100,9 @@ def open_table(data: Path, **options: Any) -> OutcomeTable:
 
 
 def import_(
-    format_: str = typer.Argument(metavar="FORMAT", help="routerbench, sprout, embedllm, routereval, …; see --list."),
+    format_: str = typer.Argument(
+        metavar="FORMAT", help="routerbench, sprout, embedllm, routereval, …; see `junctor formats`."
+    ),
     source: Path = typer.Argument(help="File or folder in that format."),
     out: Path = typer.Option(..., "--out", "-o", help="Outcome table to write: .parquet or .csv."),
     trust_pickle: bool = typer.Option(

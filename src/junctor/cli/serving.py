@@ -42,8 +42,6 @@ def serve(
 
 def run_gateway(config: Config, host: str | None, port: int | None) -> None:
     """Build the engine and serve until the process is told to stop."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one decision is far too small to share between threads
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from junctor.build import build_engine
     from junctor.gateway.serving import serve as serve_engine
 

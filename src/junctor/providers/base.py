@@ -65,6 +65,8 @@ class Provider(ABC):
 
     name: ClassVar[str]
     capabilities: ClassVar[frozenset[str] | None] = None
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Settings that name a file: in a configuration they are relative to it."""
 
     @abstractmethod
     async def complete(self, request: Request, target: Target, timeout_s: float | None) -> Reply:

@@ -40,6 +40,7 @@ class ReplayProvider(Provider):
     """
 
     name: ClassVar[str] = "replay"
+    paths: ClassVar[tuple[str, ...]] = ("table",)
 
     def __init__(self, table: OutcomeTable | Path | str, *, speed: float = 0.0) -> None:
         if type(speed) not in (int, float) or not 0 <= speed < float("inf"):
