@@ -15,7 +15,7 @@ SRC = Path(__file__).parent.parent / "src" / "junctor"
 
 # A part may import what stands to its left, and its own package. One list per line of the design.
 LAYERS: list[set[str]] = [
-    {"errors"},
+    {"errors", "about"},
     {"types"},
     {"features"},
     {"outcomes", "curves", "registry"},

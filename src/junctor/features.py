@@ -58,3 +58,7 @@ class Features:
         """The labels of this name, N strings; all empty when there are none."""
         found = self.labels.get(name)
         return [""] * len(self.texts) if found is None else found
+
+    def without_labels(self) -> Features:
+        """The same requests as they arrive from strangers: labels are known of recorded rows, not of new ones."""
+        return Features(self.texts, self.embedding)

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from junctor.about import About
+from junctor.errors import UserError
 from junctor.types import Catalogue, Decision, Outcome, Request
 
 if TYPE_CHECKING:
@@ -66,13 +68,31 @@ class Sweep:
     propensities: Array
 
 
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What plans came to on recorded outcomes, along the policy's knob. Every call is in the bill: probes, verifiers, failures.
+
+    settings   [L] the knob's values
+    quality    [L, N] of the answer that was given in the end; NaN where a call was not recorded
+    cost_usd   [L, N] of all calls together, or None when the table has no costs
+    calls      [L, N] how many calls were made
+    """
+
+    settings: Array
+    quality: Array
+    cost_usd: Array | None
+    calls: Array
+
+
 class EstimatorConfig(ABC):
     """Hyper-parameters of an estimator. Subclasses are frozen keyword-only dataclasses; unknown settings are an error.
 
-    `fitted` is the class that `fit` returns: a saved estimator is read back through its `from_state`.
+    `fitted` is the class that `fit` returns: a saved estimator is read back through its `from_state`. `about` says where it
+    comes from.
     """
 
     name: ClassVar[str]
+    about: ClassVar[About | None] = None
     fitted: ClassVar[type[Estimator]]
     needs: ClassVar[frozenset[str]] = frozenset()
 
@@ -96,6 +116,8 @@ class Estimator(ABC):
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     targets: tuple[str, ...]
+    losses: tuple[float, ...] = ()
+    """Training loss per epoch, for those that are trained by gradient descent; part of their state."""
 
     @abstractmethod
     def predict_many(self, features: Features) -> Prediction:
@@ -128,10 +150,12 @@ class Estimator(ABC):
 class PolicyConfig(ABC):
     """What to decide by. Subclasses are frozen keyword-only dataclasses.
 
-    `fitted` is the class that `fit` returns: a saved policy is read back through its `from_state`.
+    `fitted` is the class that `fit` returns: a saved policy is read back through its `from_state`. `about` says where it comes
+    from.
     """
 
     name: ClassVar[str]
+    about: ClassVar[About | None] = None
     fitted: ClassVar[type[Policy]]
 
     @abstractmethod
@@ -183,6 +207,14 @@ class Policy(ABC):
         choices, propensities = self.decide_many(features, targets, rng)
         return Sweep(np.array([np.nan]), choices[None, :], propensities[None, :])
 
+    def onboard(self, target: str, rows: OutcomeTable, features: Features) -> Policy:
+        """A policy that may also choose `target`, from a few billed rows that record it; this one is unchanged.
+
+        Raises UserError where a policy has to be fitted anew for that.
+        """
+        del rows, features
+        raise UserError("has to be fitted anew to know another target", field=f"{self.name}.{target}", fix="fit it again")
+
     @abstractmethod
     def state(self) -> State:
         """Everything needed to make this object again."""
@@ -199,3 +231,11 @@ class Learner(Policy):
     @abstractmethod
     def learn(self, decision: Decision, outcome: Outcome) -> None:
         """Take one result. Idempotent by `decision.id`; unknown ids are accepted."""
+
+
+class Replayable(Policy):
+    """A policy whose plans look at answers before they stop: the bench must replay its calls, not only its first choice."""
+
+    @abstractmethod
+    def replay(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> Replay:
+        """Run the plans of N recorded queries. An outcome may be read only after its call is in the bill."""

@@ -207,6 +207,7 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True):
     policy: str
     version: str = ""
     reasons: tuple[str, ...] = ()
+    context: tuple[float, ...] = ()
 
 
 class Attempt(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
