@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
     {"policy"},
     {"encoders", "journal"},
     {"estimators", "providers", "config"},
+    {"plans"},
     {"policies", "recording"},
     {"fitting", "artefact"},
     {"engine", "testing", "thrift"},

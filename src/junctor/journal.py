@@ -42,7 +42,10 @@ class DecisionRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="d
 
 
 class OutcomeRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="outcome", omit_defaults=True):
-    """What came of decision `id`: the target that answered ("" when none did), every attempt, and the billed total."""
+    """What came of decision `id`: the target that answered ("" when none did), every attempt, and the billed total.
+
+    `steps` is what a plan that looks at answers did, a sentence each: which answers were accepted or not, and why.
+    """
 
     at: float
     id: str
@@ -50,6 +53,7 @@ class OutcomeRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="ou
     outcome: Outcome = Outcome()
     attempts: tuple[Attempt, ...] = ()
     error: str = ""
+    steps: tuple[str, ...] = ()
 
 
 class FeedbackRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="feedback", omit_defaults=True):

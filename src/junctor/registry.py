@@ -23,6 +23,8 @@ GROUPS = {
     "estimator": "junctor.estimators",
     "policy": "junctor.policies",
     "provider": "junctor.providers",
+    "accept": "junctor.accepts",
+    "aggregate": "junctor.aggregates",
 }
 
 

@@ -180,15 +180,38 @@ class Fallback(Struct, frozen=True, gc=False, tag="fallback"):
     plans: tuple[Plan, ...]
 
 
-Plan = Call | Fallback
+class Cascade(Struct, frozen=True, tag="cascade"):
+    """Plan: one after the other, until the accept rule of this registered name says yes; the last one needs no yes."""
+
+    plans: tuple[Plan, ...]
+    accept: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Panel(Struct, frozen=True, tag="panel"):
+    """Plan: all of these at the same time; the aggregator of this registered name makes one answer of theirs."""
+
+    plans: tuple[Plan, ...]
+    aggregate: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+Plan = Call | Fallback | Cascade | Panel
 """What a Decision runs. An algebra: plans nest, and each is data, so that it can be journalled and replayed."""
 
 
 def plan_targets(plan: Plan) -> tuple[str, ...]:
-    """The target ids of a plan, in the order in which they would be tried."""
+    """The target ids of a plan, in the order in which they would be tried; a plan that looks at answers may name one twice."""
     if isinstance(plan, Call):
         return (plan.target,)
     return tuple(id_ for part in plan.plans for id_ in plan_targets(part))
+
+
+def looks_at_answers(plan: Plan) -> bool:
+    """Whether what is called next depends on what was answered: there is a cascade or a panel in it."""
+    if isinstance(plan, Call):
+        return False
+    return not isinstance(plan, Fallback) or any(looks_at_answers(part) for part in plan.plans)
 
 
 class Decision(Struct, frozen=True, gc=False, kw_only=True):
@@ -211,7 +234,10 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Attempt(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """One try at one target: `error` is empty when it answered; times are seconds since the request arrived."""
+    """One try at one target: `error` is empty when it answered; times are seconds since the request arrived.
+
+    `role` says what the call was for inside a plan that looks at answers ("stage 1", "check of stage 1"); "" elsewhere.
+    """
 
     target: str
     started_s: float
@@ -220,3 +246,4 @@ class Attempt(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     error: str = ""
     detail: str = ""
     outcome: Outcome = Outcome()
+    role: str = ""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from junctor.outcomes import OutcomeTable
-from junctor.policy import Sweep
+from junctor.policy import Replay, Sweep
 
 Array = NDArray[np.float64]
 
@@ -47,6 +47,17 @@ def gathered(table: OutcomeTable, sweep: Sweep, operating: int = 0, strong: int 
     cost = None if table.cost_usd is None else table.cost_usd[rows, sweep.choices]
     share = None if strong is None else (sweep.choices == strong).astype(np.float64)
     return Curve(table.quality[rows, sweep.choices], cost, share, operating, knob=len(sweep.settings) > 1)
+
+
+def replayed(replay: Replay, *, by_share: bool = False) -> Curve:
+    """What plans that look at answers came to, every call billed; without costs, the first setting alone.
+
+    With `by_share` costs count calls of the strong one of two targets: they are the share of strong calls.
+    """
+    if replay.cost_usd is None:
+        return Curve(replay.quality[:1])
+    strong = replay.cost_usd if by_share else None
+    return Curve(replay.quality, replay.cost_usd, strong, knob=len(replay.settings) > 1)
 
 
 def both_ways(curve: Curve, other: Curve) -> Curve:

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from junctor.bench.judge import Frame, Judged, judge
 from junctor.bench.prepare import Setup
-from junctor.bench.references import Curve, both_ways, gathered, mirrored, oracle, random_choice, zero_router
+from junctor.bench.references import Curve, both_ways, gathered, mirrored, oracle, random_choice, replayed, zero_router
 from junctor.bench.resample import Resamples
 from junctor.errors import UserError
 from junctor.features import Features
 from junctor.fitting import Fit, fit_policy, policy_config
 from junctor.outcomes import OutcomeTable
 from junctor.outcomes.splitting import Split
-from junctor.policy import Array, Policy, PolicyConfig
+from junctor.policy import Array, Policy, PolicyConfig, Replayable
 
 TEST = "test"
 
@@ -136,7 +136,8 @@ def _fit_and_judge(seed: _Seed, name: str, config: PolicyConfig, frames: Mapping
     result.fit_s[name] = time.perf_counter() - started
     result.fits[name] = fit
     setting = _chosen_setting(seed, name, fit)
-    mirror = _mirror(seed, name, fit) if seed.setup.by_share else None
+    # A plan bills all its calls: with the costs turned round, its first call would be another one, not the same knob's far end.
+    mirror = _mirror(seed, name, fit) if seed.setup.by_share and not isinstance(fit.policy, Replayable) else None
     for side, frame in frames.items():
         there = features.take(split.test if side == TEST else split.extra[side])
         curve = _curve(fit.policy, frame.table, there, seed, name)
@@ -146,7 +147,11 @@ def _fit_and_judge(seed: _Seed, name: str, config: PolicyConfig, frames: Mapping
 
 
 def _curve(policy: Policy, table: OutcomeTable, features: Features, seed: _Seed, name: str) -> Curve:
-    """What the policy's choices came to; without anything to trade, its first setting alone."""
+    """What the policy's choices came to, or its plans, where they look at answers; without anything to trade, its first
+    setting alone.
+    """
+    if isinstance(policy, Replayable):
+        return replayed(policy.replay(table, features, seed.rng(name)), by_share=seed.setup.by_share)
     sweep = policy.decide_sweep(features, table.targets, seed.rng(name))
     if table.cost_usd is None:
         sweep = replace(sweep, settings=sweep.settings[:1], choices=sweep.choices[:1], propensities=sweep.propensities[:1])
