@@ -153,8 +153,8 @@ BUILTIN: tuple[Entry, ...] = (
     ),
     Entry("policy", "rules", "junctor.policies.rules:RulesConfig", "first matching hand-written rule"),
     Entry("policy", "port", "junctor.policies.port:PortConfig", "budgets: prices learned once, on the first requests", "bench"),
-    Entry("policy", "greedy-feasible", "junctor.policies.greedy_feasible:GreedyFeasibleConfig", "budgets: best that can be paid"),
-    Entry("policy", "lp-offline", "junctor.policies.lp_offline:LPOfflineConfig", "budgets: the linear program, a bound", "bench"),
+    Entry("policy", "greedy-feasible", "junctor.policies.greedy_feasible:GreedyFeasibleConfig", "budgets: best payable target"),
+    Entry("policy", "lp-offline", "junctor.policies.lp_offline:LPOfflineConfig", "budgets: linear program, a bound", "bench"),
     Entry(
         "policy",
         "batch-split",

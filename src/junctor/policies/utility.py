@@ -94,6 +94,10 @@ class UtilityPolicy(Policy):
         choices = view.places[np.stack(rows)]
         return Sweep(np.array([*WEIGHTS, np.inf]), choices, np.ones(choices.shape))
 
+    def view(self, targets: Catalogue) -> View:
+        """The catalogue as the estimator sees it; raises NoTarget when it knows none of them."""
+        return self._views.get(targets) or self._view(targets)
+
     def _view(self, targets: Catalogue) -> View:
         choosing.some(targets)
         view = View(targets, self._fitted, self.scales)
