@@ -11,6 +11,8 @@ from junctor import registry
 from junctor.cli.output import console, write_json
 from junctor.cli.serving import CONFIG, open_config
 from junctor.errors import UnknownDecision
+from junctor.plans.telling import plan_lines
+from junctor.types import looks_at_answers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,6 +94,9 @@ def print_decision(out: Console, decision: Decision, refusals: dict[str, str]) -
     out.print(f"-> [bold]{decision.target}[/bold]  by policy {decision.policy}{version}, propensity {decision.propensity:.3g}")
     for reason in decision.reasons:
         out.print(f"   · {reason}")
+    if looks_at_answers(decision.plan):
+        for line in plan_lines(decision.plan, 1):
+            out.print(f" {line}", markup=False)
     table = Table("target", "score", "quality", "cost USD", "latency s", box=None, header_style="bold", pad_edge=False)
     for row in decision.ranked:
         mark = "[bold]" if row.target == decision.target else ""
@@ -111,7 +116,10 @@ def _print_outcome(out: Console, record: OutcomeRecord) -> None:
     for attempt in record.attempts:
         took = f"{(attempt.ended_s - attempt.started_s) * 1e3:.1f} ms"
         what = f"[red]{attempt.error}[/red] {attempt.detail}" if attempt.error else "answered"
-        out.print(f"attempt {attempt.target}: {what} after {took}")
+        role = f" [dim]({attempt.role})[/dim]" if attempt.role else ""
+        out.print(f"attempt {attempt.target}: {what} after {took}{role}")
+    for step in record.steps:
+        out.print(f"   · {step}", markup=False)
     ended = f"[red]{record.error}[/red]" if record.error else f"served by [bold]{record.target}[/bold]"
     out.print(f"outcome: {ended}  {_outcome(record.outcome)}")
 

@@ -18,13 +18,14 @@ from junctor.engine.aliases import Alias, Names
 from junctor.engine.filters import Demand, Narrowed, expected_cost_usd
 from junctor.engine.health import Health
 from junctor.engine.ledger import Explained, Ledger
+from junctor.engine.plan_run import PlanRun
 from junctor.engine.run import Answer, Run, StreamAnswer
 from junctor.errors import RequestError
 from junctor.features import Features
 from junctor.journal import DecisionRecord, FeedbackRecord, Journal
 from junctor.policy import Policy
 from junctor.providers.base import Provider
-from junctor.types import Call, Catalogue, Decision, Fallback, Outcome, Ranked, Request
+from junctor.types import Call, Catalogue, Decision, Fallback, Outcome, Ranked, Request, looks_at_answers
 
 DIRECT = "direct"
 QUICK_ENCODE_S = 1e-3
@@ -150,7 +151,8 @@ class Engine:
             )
         )
         asked = request.constraints.deadline_s
-        return Run(
+        kind = PlanRun if looks_at_answers(decision.plan) else Run
+        return kind(
             request,
             decision,
             catalogue=self.catalogue,

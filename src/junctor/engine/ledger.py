@@ -78,6 +78,7 @@ class Ledger:
             outcome=_billed(run, outcome),
             attempts=tuple(run.attempts),
             error=error,
+            steps=tuple(run.steps),
         )
         known = self._recent.get(record.id)
         if known is not None:

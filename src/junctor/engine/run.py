@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -49,6 +49,8 @@ class Run:
         "request",
         "settled",
     )
+    steps: Sequence[str] = ()
+    """What a plan that looks at answers did; nothing to say elsewhere."""
 
     def __init__(
         self,
@@ -264,6 +266,9 @@ class StreamAnswer(_Answered):
 
     What it yields are one or more whole server-sent events. Raises UpstreamBroken or DeadlineExceeded when it breaks off.
     """
+
+    billed_usd: float | None = None
+    """Cost of all calls where it is known before the first event: after a plan that looks at answers."""
 
     def __init__(self, reply: StreamReply, run: Run, target: Target, started: float, first_byte_s: float) -> None:
         super().__init__(run, target)

@@ -85,7 +85,7 @@ class Gateway:
         answer = await self.engine.stream(call.request, call.model)
         try:
             async with answer:
-                exchange.start([*replies.answer_headers(answer), *replies.STREAM_HEAD])
+                exchange.start(replies.stream_headers(answer))
                 async for events in answer:
                     await exchange.write(events)
         except JunctorError as error:

@@ -99,6 +99,14 @@ def whole_headers(answer: Answer) -> Headers:
     return headers
 
 
+def stream_headers(answer: StreamAnswer) -> Headers:
+    """The headers of a streamed answer; its cost is known beforehand only where a plan had to look at it first."""
+    headers = answer_headers(answer)
+    if answer.billed_usd is not None:
+        headers.append((b"x-junctor-cost-usd", b"%.9g" % answer.billed_usd))
+    return [*headers, *STREAM_HEAD]
+
+
 def models_body(engine: Engine) -> bytes:
     """`GET /v1/models`: the aliases, then the targets."""
     entries: list[dict[str, Any]] = [

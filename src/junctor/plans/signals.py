@@ -48,7 +48,7 @@ def verified(table: OutcomeTable, k: int, yes: tuple[float, float], spread: floa
     if recorded is not None:
         seen = recorded[:, :, :k]
         count = (~np.isnan(seen)).sum(axis=2)
-        share = np.divide(np.nansum(seen, axis=2), count, out=np.full(count.shape, HALF), where=count > 0)
+        share: Array = np.divide(np.nansum(seen, axis=2), count, out=np.full(count.shape, HALF), where=count > 0)
         return share[:, :, None]
     right, wrong = yes
     mean = np.clip(wrong + (right - wrong) * np.nan_to_num(table.quality), 1e-3, 1.0 - 1e-3)
