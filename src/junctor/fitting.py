@@ -91,18 +91,19 @@ def fit_policy(
     *,
     progress: Progress | None = None,
     settle: Callable[[PolicyConfig], PolicyConfig] | None = None,
+    tune: bool = True,
 ) -> Fit:
     """Fit every candidate on the training rows, judge it on the validation rows, fit the winner on both.
 
     Candidates share one seed, so that luck does not choose between them; ties go to the first. Without validation rows, or with
-    a single candidate, nothing is tuned. `settle` may change the winner before it is fitted. Raises TableError for rows that
-    are not in the table or in both parts.
+    a single candidate, nothing is tuned, nor without `tune`. `settle` may change the winner before it is fitted. Raises
+    TableError for rows that are not in the table or in both parts.
     """
     train, validation = _checked(train, len(table)), _checked(validation, len(table))
     if len(np.intersect1d(train, validation)):
         raise TableError("is also a training row", field="validation", fix="tune on rows that were not fitted on")
     seed = int(rng.integers(2**63))
-    candidates = list(config.candidates(len(train))) if len(validation) else [config]
+    candidates = list(config.candidates(len(train))) if len(validation) and tune else [config]
     report = progress or (lambda _done, _total: None)
     steps = len(candidates) + 1 if len(candidates) > 1 else 1
     tried, best = _tune(candidates, table, features, train, validation, seed, lambda done: report(done, steps))
@@ -112,6 +113,11 @@ def fit_policy(
     policy.version = _version(best, table, rows, seed)
     report(steps, steps)
     return Fit(policy, best, tried)
+
+
+def visible(policy: Policy, features: Features) -> Features:
+    """What a policy may look at when it decides: labels are known of recorded rows, of new ones only to who says it needs them."""
+    return features if "labels" in policy.needs else features.without_labels()
 
 
 def _tune(
@@ -132,7 +138,7 @@ def _tune(
     sweeps: list[Judged] = []
     for done, candidate in enumerate(candidates, start=1):
         policy = candidate.fit(*fitting, np.random.default_rng(seed))
-        sweeps.append(_judged(policy, *judging, np.random.default_rng(seed)))
+        sweeps.append(_judged(policy, judging[0], visible(policy, judging[1]), np.random.default_rng(seed)))
         tried.append((candidate.settings(), _score(sweeps[-1], None)))
         report(done)
     scores = np.array([score for _, score in tried])

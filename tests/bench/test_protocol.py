@@ -282,10 +282,10 @@ def test_a_policy_that_reads_descriptions_uses_the_encoder_of_the_run() -> None:
 def test_a_bar_that_cannot_be_fitted_is_left_out_with_a_note_but_not_one_that_was_asked_for(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(config: Any, *given: Any) -> Any:
+    def failing(config: Any, *given: Any, **more: Any) -> Any:
         if config.settings().get("estimator") == "linear":
             raise UserError("cannot be fitted today", field="linear")
-        return fit_policy(config, *given)
+        return fit_policy(config, *given, **more)
 
     monkeypatch.setattr(seedrun, "fit_policy", failing)
     board = bench(made(90), policies=["mean"], seeds=1)

@@ -59,6 +59,11 @@ class Experiment(ABC):
         Empty when the set lacks the data for the question.
         """
 
+    def ranked_by(self, setup: Setup) -> str:
+        """The metric that ranks on this set: the headline, unless the set asks for another one."""
+        del setup
+        return self.headline
+
     @abstractmethod
     def run(self, setup: Setup, policy: str, *, seeds: int, resamples: int) -> Result:
         """Ask one policy, `seeds` times."""

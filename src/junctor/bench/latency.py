@@ -64,7 +64,7 @@ def _timed(policy: Policy, encoder: Encoder | None, table: OutcomeTable, rng: np
     for place, request in enumerate(requests):
         started = time.perf_counter_ns()
         vector = encoder.encode_one(request.text)[None, :] if encoder is not None and encodes else None
-        labels = {name: [value] for name, value in request.labels.items()}
+        labels = {name: [value] for name, value in request.labels.items()} if "labels" in policy.needs else {}
         seen = Request(
             id=request.id, text=request.text, labels=request.labels, features=Features([request.text], vector, labels)
         )

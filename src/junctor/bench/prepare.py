@@ -15,6 +15,7 @@ from junctor.errors import TableError, UserError
 from junctor.features import Features
 from junctor.fitting import config_with
 from junctor.outcomes import OutcomeTable
+from junctor.outcomes.doubts import doubts
 from junctor.policy import PolicyConfig
 
 Progress = Callable[[str, int, int], None]
@@ -34,6 +35,7 @@ class Setup:
     configs    name -> what is fitted, the asked-about policies first
     judged     the names that were asked about, or the learned bars
     by_share   two targets without costs: the share of strong calls takes the place of cost
+    split      the ratio to split by; None for the recorded split, or 60/20/20 where there is none
     """
 
     table: OutcomeTable
@@ -44,6 +46,7 @@ class Setup:
     card: Card | None
     notes: tuple[str, ...]
     by_share: bool
+    split: str | None = None
 
     @property
     def macro(self) -> bool:
@@ -66,9 +69,11 @@ def prepare(
     configs = {name: config_with(name, encoder) for name in names}
     made, vectors = None, None
     if any("embedding" in config.needs for config in configs.values()):
-        made, vectors = _encoded(table, encoder, progress)
+        made, vectors = encoded(table.texts, encoder, progress)
     by_share = len(table.targets) == 2 and priced.cost_usd is None
-    return Setup(priced, priced.features(vectors), made, configs, judged, card, (*table.notes, *notes), by_share)
+    return Setup(
+        priced, priced.features(vectors), made, configs, judged, card, (*table.notes, *doubts(table), *notes), by_share
+    )
 
 
 def check(table: OutcomeTable) -> None:
@@ -136,10 +141,11 @@ def _all_alike(table: OutcomeTable) -> bool:
     return True
 
 
-def _encoded(table: OutcomeTable, name: str, progress: Progress | None) -> tuple[Encoder, NDArray[np.float32]]:
+def encoded(texts: Sequence[str], name: str, progress: Progress | None) -> tuple[Encoder, NDArray[np.float32]]:
+    """The encoder of this name and the vectors of the texts, which are kept on disk."""
     from junctor.encoders import load_encoder
     from junctor.encoders.cache import EmbeddingCache
 
     made = load_encoder(name)
     step = None if progress is None else (lambda done, total: progress(f"encoding ({name})", done, total))
-    return made, EmbeddingCache(made).encode(table.texts, step)
+    return made, EmbeddingCache(made).encode(texts, step)

@@ -55,7 +55,7 @@ def run_bench(
     started = time.perf_counter()
     setup = prepare(table, policies, encoder, use_card, progress)
     splits = splits_of(setup.table, split, seeds)
-    draws = _draws(splits, resamples)
+    draws = draws_of(splits, resamples)
     results = []
     total = len(splits) * (len(setup.configs) + 1)
     for number, parts in enumerate(splits):
@@ -92,7 +92,7 @@ def splits_of(table: OutcomeTable, split: str | None, seeds: int | None) -> list
     return [first, *(split_table(table, split=split, seed=number) for number in range(1, count))]
 
 
-def _draws(splits: Sequence[Split], count: int) -> dict[str, list[Resamples]]:
+def draws_of(splits: Sequence[Split], count: int) -> dict[str, list[Resamples]]:
     """Resamples of each judged side, per seed; a side that some seed lacks is not judged."""
     rng = np.random.default_rng(0)
     sides: dict[str, list[NDArray[np.intp]]] = {TEST: [parts.test for parts in splits]}

@@ -16,7 +16,7 @@ from junctor.bench.references import Curve, both_ways, gathered, mirrored, oracl
 from junctor.bench.resample import Resamples
 from junctor.errors import UserError
 from junctor.features import Features
-from junctor.fitting import Fit, fit_policy, policy_config
+from junctor.fitting import Fit, fit_policy, policy_config, visible
 from junctor.outcomes import OutcomeTable
 from junctor.outcomes.splitting import Split
 from junctor.policy import Array, Policy, PolicyConfig, Replayable
@@ -37,7 +37,7 @@ class SeedResult:
 
 
 @dataclass(frozen=True)
-class _Seed:
+class Seed:
     """One seed's view of the data; `fitting` is what policies learn from: the table, priced by share where need be."""
 
     setup: Setup
@@ -62,38 +62,38 @@ def run_seed(
 ) -> SeedResult:
     """Fit and judge everything once. `resamples` holds one entry per judged side; `step` is told each policy's name."""
     seed = seed_of(setup, split, number)
-    frames = {side: _frame(seed, side, draws) for side, draws in resamples.items()}
+    frames = {side: frame_of(seed, side, draws) for side, draws in resamples.items()}
     result = SeedResult(best_single=setup.table.targets.ids[seed.best_single])
     result.judged = {side: {} for side in frames}
     for name, config in setup.configs.items():
         step(name)
         try:
-            _fit_and_judge(seed, name, config, frames, result)
+            fit_and_judge(seed, name, config, frames, result)
         except UserError as error:
             if name in setup.judged:
                 raise
             result.skipped[name] = str(error)
     step("references")
     for side, frame in frames.items():
-        for name, curve in _references(seed, frame).items():
+        for name, curve in references_of(seed, frame).items():
             result.judged[side][name] = judge(curve, frame)
     test = frames[TEST]
     result.singles = test.singles_quality[0], test.singles_cost[0] if test.billed else None
     return result
 
 
-def seed_of(setup: Setup, split: Split, number: int) -> _Seed:
+def seed_of(setup: Setup, split: Split, number: int) -> Seed:
     """Choose the best single target on the training side, and price calls by share where that takes the place of cost."""
     known = np.concatenate([split.train, split.validation])
     best = best_single(setup.table.take(known), macro=setup.macro)
     if len(setup.table.targets) != 2:
-        return _Seed(setup, split, number, setup.table, best, None)
+        return Seed(setup, split, number, setup.table, best, None)
     table = setup.table
     if setup.by_share:
         cost = np.zeros(table.quality.shape)
         cost[:, best] = 1.0
         table = replace(table, cost_usd=np.where(table.mask, cost, np.nan))
-    return _Seed(setup, split, number, table, best, best)
+    return Seed(setup, split, number, table, best, best)
 
 
 def best_single(table: OutcomeTable, *, macro: bool) -> int:
@@ -120,19 +120,23 @@ def operating_point(curve: Curve, ceiling: float) -> int:
     return int(np.where(best >= best.max() - 1e-12, cost, np.inf).argmin())
 
 
-def _frame(seed: _Seed, side: str, draws: Resamples) -> Frame:
+def frame_of(seed: Seed, side: str, draws: Resamples) -> Frame:
+    """What everybody is judged against on one side of the split."""
     rows = seed.split.test if side == TEST else seed.split.extra[side]
     weak = None if seed.strong is None else 1 - seed.strong
     billed = seed.fitting.cost_usd is not None and not seed.setup.by_share
     return Frame(seed.fitting.take(rows), draws, seed.best_single, seed.strong, weak, billed)
 
 
-def _fit_and_judge(seed: _Seed, name: str, config: PolicyConfig, frames: Mapping[str, Frame], result: SeedResult) -> None:
+def fit_and_judge(
+    seed: Seed, name: str, config: PolicyConfig, frames: Mapping[str, Frame], result: SeedResult, *, tune: bool = True
+) -> None:
+    """Fit one policy, choose its operating point, and add its figures on every judged side to `result`."""
     features, split = seed.setup.features, seed.split
     started = time.perf_counter()
     if name == "best-single":
         config = policy_config("fixed", {"target": seed.setup.table.targets.ids[seed.best_single]})
-    fit = fit_policy(config, seed.fitting, features, split.train, split.validation, seed.rng(name))
+    fit = fit_policy(config, seed.fitting, features, split.train, split.validation, seed.rng(name), tune=tune)
     result.fit_s[name] = time.perf_counter() - started
     result.fits[name] = fit
     setting = _chosen_setting(seed, name, fit)
@@ -146,10 +150,11 @@ def _fit_and_judge(seed: _Seed, name: str, config: PolicyConfig, frames: Mapping
         result.judged[side][name] = judge(replace(curve, operating=min(setting, len(curve.quality) - 1)), frame)
 
 
-def _curve(policy: Policy, table: OutcomeTable, features: Features, seed: _Seed, name: str) -> Curve:
+def _curve(policy: Policy, table: OutcomeTable, features: Features, seed: Seed, name: str) -> Curve:
     """What the policy's choices came to, or its plans, where they look at answers; without anything to trade, its first
     setting alone.
     """
+    features = visible(policy, features)
     if isinstance(policy, Replayable):
         return replayed(policy.replay(table, features, seed.rng(name)), by_share=seed.setup.by_share)
     sweep = policy.decide_sweep(features, table.targets, seed.rng(name))
@@ -158,13 +163,13 @@ def _curve(policy: Policy, table: OutcomeTable, features: Features, seed: _Seed,
     return gathered(table, sweep, 0, seed.strong)
 
 
-def _mirror(seed: _Seed, name: str, fit: Fit) -> Policy:
+def _mirror(seed: Seed, name: str, fit: Fit) -> Policy:
     """The same policy learned with the weak target as the dear one: its knob goes on to where every call is strong."""
     table = mirrored(seed.fitting).take(seed.known)
     return fit.config.fit(table, seed.setup.features.take(seed.known), seed.rng(name))
 
 
-def _chosen_setting(seed: _Seed, name: str, fit: Fit) -> int:
+def _chosen_setting(seed: Seed, name: str, fit: Fit) -> int:
     """Where on its knob a policy stands: chosen on validation rows by a copy that was fitted without them."""
     rows = seed.split.validation
     if seed.setup.by_share or seed.fitting.cost_usd is None or not len(rows):
@@ -176,23 +181,36 @@ def _chosen_setting(seed: _Seed, name: str, fit: Fit) -> int:
     return operating_point(curve, _ceiling(seed)) if curve.knob else 0
 
 
-def _ceiling(seed: _Seed) -> float:
+def _ceiling(seed: Seed) -> float:
     """Mean USD per query of the best single target on validation rows."""
     assert seed.fitting.cost_usd is not None
     return float(np.nanmean(seed.fitting.cost_usd[seed.split.validation, seed.best_single]))
 
 
-def _references(seed: _Seed, frame: Frame) -> dict[str, Curve]:
-    found = {"random": random_choice(frame.table), "oracle": oracle(frame.table, seed.strong)}
-    if seed.setup.by_share:
-        found["oracle"] = both_ways(found["oracle"], oracle(mirrored(frame.table), seed.strong))
-    if frame.billed:
-        rows = seed.split.validation
-        place = seed.best_single
-        if len(rows):
-            place = operating_point(zero_router(seed.fitting.take(rows), 0), _ceiling(seed))
-        found["zero-router"] = zero_router(frame.table, place, seed.strong)
-    return found
+def references_of(seed: Seed, frame: Frame, only: str = "") -> dict[str, Curve]:
+    """Random choice in expectation, the oracle, and the zero router where calls are billed; or one of them alone."""
+    made = {"random": _random, "oracle": _oracle, "zero-router": _zero_router}
+    if not frame.billed:
+        del made["zero-router"]
+    return {name: make(seed, frame) for name, make in made.items() if only in ("", name)}
+
+
+def _random(seed: Seed, frame: Frame) -> Curve:
+    del seed
+    return random_choice(frame.table)
+
+
+def _oracle(seed: Seed, frame: Frame) -> Curve:
+    curve = oracle(frame.table, seed.strong)
+    return both_ways(curve, oracle(mirrored(frame.table), seed.strong)) if seed.setup.by_share else curve
+
+
+def _zero_router(seed: Seed, frame: Frame) -> Curve:
+    rows = seed.split.validation
+    place = seed.best_single
+    if len(rows):
+        place = operating_point(zero_router(seed.fitting.take(rows), 0), _ceiling(seed))
+    return zero_router(frame.table, place, seed.strong)
 
 
 def _column_means(values: Array) -> Array:

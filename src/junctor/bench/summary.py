@@ -182,11 +182,11 @@ def _frontiers(results: Sequence[SeedResult]) -> dict[str, Frontier]:
     for policy in results[0].judged[TEST]:
         hulls = [h for result in results if (j := result.judged[TEST].get(policy)) and (h := j.hull) is not None]
         if hulls and len(hulls) == len(results):
-            found[policy] = _mean_hull(hulls)
+            found[policy] = mean_frontier(hulls)
     return found
 
 
-def _mean_hull(hulls: Sequence[tuple[Array, Array]]) -> Frontier:
+def mean_frontier(hulls: Sequence[tuple[Array, Array]]) -> Frontier:
     """The mean height of the seeds' hulls, from where all of them have begun to where the last one ends.
 
     Fine enough that straight lines between its points look right on a logarithmic axis too.
@@ -220,11 +220,11 @@ def _tuned(results: Sequence[SeedResult]) -> tuple[Tuned, ...]:
         fits = [result.fits[policy] for result in results if policy in result.fits]
         tried = max(len(fit.tried) for fit in fits)
         if tried > 1:
-            found.append(Tuned(policy=policy, settings=tuple(_plain(fit.config.settings()) for fit in fits), tried=tried))
+            found.append(Tuned(policy=policy, settings=tuple(plain_settings(fit.config.settings()) for fit in fits), tried=tried))
     return tuple(found)
 
 
-def _plain(settings: Mapping[str, object]) -> dict[str, object]:
+def plain_settings(settings: Mapping[str, object]) -> dict[str, object]:
     """The hyper-parameters that were tuned over: an estimator's own where the policy wraps one."""
     inner = settings.get("estimator_settings")
     chosen = inner if isinstance(inner, Mapping) and inner else settings

@@ -30,7 +30,11 @@ def priced(folder: Path) -> OutcomeTable:
     """
     table = _read(folder)
     assert table.cost_usd is not None
-    known = [t.id for t in table.targets if t.price is not None and not np.isnan(table.cost_usd[:, table.targets.ids.index(t.id)]).all()]
+    known = [
+        t.id
+        for t in table.targets
+        if t.price is not None and not np.isnan(table.cost_usd[:, table.targets.ids.index(t.id)]).all()
+    ]
     table = table.only(known)
     return _comparable(table)
 
