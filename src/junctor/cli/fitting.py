@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.markup import escape
 
 from junctor.cli import benching
 from junctor.cli.benching import DATA, open_table, ratio
@@ -52,11 +53,20 @@ def fit(
         drop_empty=drop_empty,
     )
     settings = dict(_setting(item) for item in setting or [])
+    warn(table)
     with progress(f"fitting {policy}") as step:
         made = fit_and_save(
             table, policy, out, encoder=encoder, seed=seed, split=ratio(split), settings=settings, thrift=thrift, step=step
         )
     report(made, policy, out)
+
+
+def warn(table: OutcomeTable) -> None:
+    """Say what is doubtful about the data before anything is learned from it."""
+    from junctor.outcomes.doubts import doubts
+
+    for sentence in (*table.notes, *doubts(table)):
+        console(to_error=True).print(f"[yellow]note:[/yellow] {escape(sentence)}")
 
 
 def _setting(item: str) -> tuple[str, Any]:
