@@ -49,6 +49,25 @@ class TestArea:
         assert np.isnan(metrics.curve_area(COST, QUALITY, one(1.0), one(1.0))[0])
 
 
+class TestHypervolume:
+    def test_is_a_staircase_up_to_the_reference(self) -> None:
+        # normalised costs 0, 1/3, 1: a third at .2, two thirds at .6, nothing left for .8
+        assert metrics.hypervolume(COST, QUALITY, one(1.0), one(4.0))[0] == pytest.approx(0.2 / 3 + 0.6 * 2 / 3)
+
+    def test_the_order_of_settings_and_dominated_ones_do_not_matter(self) -> None:
+        turned = metrics.hypervolume(row(4.0, 3.0, 1.0, 2.0), row(0.8, 0.1, 0.2, 0.6), one(1.0), one(4.0))
+        assert turned == pytest.approx(metrics.hypervolume(COST, QUALITY, one(1.0), one(4.0)))
+
+    def test_depends_on_the_reference_point(self) -> None:
+        found = metrics.hypervolume(COST, QUALITY, one(1.0), one(4.0), (2.0, 0.5))
+        assert found[0] == pytest.approx(0.1 * 2 / 3 + 0.3 * 1)
+
+    def test_cheaper_than_the_window_gains_nothing_and_no_window_is_not_defined(self) -> None:
+        assert metrics.hypervolume(row(0.1), row(0.5), one(1.0), one(4.0))[0] == pytest.approx(0.5)
+        assert metrics.hypervolume(row(9.0), row(0.5), one(1.0), one(4.0))[0] == 0.0
+        assert np.isnan(metrics.hypervolume(row(1.0), row(0.5), one(1.0), one(1.0))[0])
+
+
 class TestQNC:
     def test_is_the_share_of_the_best_targets_cost(self) -> None:
         assert metrics.qnc(COST, QUALITY, one(0.6), one(4.0))[0] == pytest.approx(0.5)

@@ -23,6 +23,8 @@ ARENA_MIN_USD = 0.0044
 """RouterArena's cheap end, USD per 1,000 queries."""
 BETA = 0.1
 """How little cost weighs against accuracy in RouterArena's and VL-RouterBench's scores."""
+HYPERVOLUME_REFERENCE = (1.0, 0.0)
+"""Normalised cost and quality of the point up to which `hypervolume` counts: the dearest single target, always wrong."""
 
 
 def aiq(cost: Array, quality: Array, low: Array, high: Array) -> Array:
@@ -56,6 +58,26 @@ def curve_area(cost: Array, quality: Array, low: Array, high: Array) -> Array:
 def peak(quality: Array) -> Array:
     """The best quality along the curve. [R]. Chosen on the test rows, so it flatters: never read it as a result on its own."""
     return np.asarray(quality.max(axis=1))
+
+
+def hypervolume(
+    cost: Array, quality: Array, low: Array, high: Array, reference: tuple[float, float] = HYPERVOLUME_REFERENCE
+) -> Array:
+    """Area that a policy's settings dominate, in (normalised cost, quality), up to the reference point. [R].
+
+    low, high    [R] the cost window, cheapest to dearest single target; costs become (cost - low) / (high - low), not below 0
+    reference    the worst normalised cost and the worst quality that count: (1, 0) unless another one is published with it
+
+    Settings as they are: no mixing, so a staircase and not a hull. NaN for a window without width. Source: RADAR, which does
+    not publish its reference point in what we could read.
+    """
+    width = np.where(high > low, high - low, np.nan)[:, None]
+    x = np.clip((cost - low[:, None]) / width, 0.0, reference[0])
+    order = np.argsort(x, axis=1, kind="stable")
+    x = np.take_along_axis(x, order, axis=1)
+    best = np.maximum.accumulate(np.take_along_axis(quality, order, axis=1), axis=1)
+    until = np.hstack([x[:, 1:], np.full((len(x), 1), reference[0])])
+    return np.asarray(((until - x) * np.maximum(best - reference[1], 0.0)).sum(axis=1))
 
 
 def qnc(cost: Array, quality: Array, best_quality: Array, best_cost: Array) -> Array:
