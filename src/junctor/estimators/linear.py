@@ -154,4 +154,8 @@ class LinearConfig(EstimatorConfig):
         if not len(table):
             raise UserError("there is no row to learn from", field=self.name, fix="pass at least one recorded query")
         columns, values = measured.stack(table)
+        return self.over(columns, vectors, values)
+
+    def over(self, columns: Columns, vectors: NDArray[np.float32], values: Array) -> Linear:
+        """Fit from vectors [N, D] and outcomes [N, C]."""
         return _fitted(self, columns, vectors, values)
