@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from junctor.about import About
 from junctor.estimators import measured, saved
 from junctor.estimators.measured import Columns
 from junctor.features import Features
@@ -68,6 +69,14 @@ class MeanConfig(EstimatorConfig):
 
     name: ClassVar[str] = "mean"
     fitted: ClassVar[type[Estimator]] = Mean
+    about: ClassVar[About | None] = About(
+        title="Mean of each target",
+        family="bars",
+        status="ours",
+        source="folklore; with costs traded, the zero router of RouterBench (Hu et al. 2024) without its mixing",
+        formula="q_j(x) = mean recorded outcome of j; cost likewise",
+        complexity="fit: O(N M); decision: O(M)",
+    )
 
     def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> Mean:
         """Average each target over the rows that record it; NaN for one that was never tried."""

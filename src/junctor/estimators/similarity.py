@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from junctor.about import About
 from junctor.encoders import load_encoder
 from junctor.encoders.base import Encoder
 from junctor.errors import ArtefactError, UserError
@@ -122,6 +123,14 @@ class SimilarityConfig(EstimatorConfig):
     name: ClassVar[str] = "similarity"
     needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
     fitted: ClassVar[type[Estimator]] = Similarity
+    about: ClassVar[About | None] = About(
+        title="Similarity to descriptions",
+        family="bars",
+        status="ours",
+        source="folklore: nearest description, as tool and intent selection do without examples",
+        formula="q_j(x) = (1 + s) / 2, s = cosine of query and description of j, mixed with that of their n-grams",
+        complexity="fit: M encodings; decision: O(M D)",
+    )
 
     def __post_init__(self) -> None:
         check(0.0 <= self.lexical <= 1.0, "similarity.lexical", "must be in [0, 1]")

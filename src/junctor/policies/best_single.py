@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from junctor.about import About
 from junctor.errors import UserError
 from junctor.estimators.settings import check
 from junctor.features import Features
@@ -33,6 +34,14 @@ class BestSingleConfig(PolicyConfig):
 
     name: ClassVar[str] = "best-single"
     fitted: ClassVar[type[Policy]] = BestSingle
+    about: ClassVar[About | None] = About(
+        title="Best single target",
+        family="bars",
+        status="ours",
+        source="folklore",
+        formula="argmax_j of the mean recorded quality of j on the training rows; ties to the cheapest",
+        complexity="fit: O(N M); decision: O(M)",
+    )
 
     def __post_init__(self) -> None:
         check(self.fallbacks >= 0, "best-single.fallbacks", "must not be negative")

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from junctor.about import About
 from junctor.estimators.settings import check
 from junctor.features import Features
 from junctor.outcomes import OutcomeTable
@@ -30,6 +31,14 @@ class CheapestConfig(PolicyConfig):
 
     name: ClassVar[str] = "cheapest"
     fitted: ClassVar[type[Policy]] = Cheapest
+    about: ClassVar[About | None] = About(
+        title="Cheapest target",
+        family="bars",
+        status="ours",
+        source="folklore",
+        formula="argmin_j of the mean recorded cost of j, else of its list price",
+        complexity="fit: O(N M); decision: O(M)",
+    )
 
     def __post_init__(self) -> None:
         check(self.fallbacks >= 0, "cheapest.fallbacks", "must not be negative")

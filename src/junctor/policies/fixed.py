@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from junctor.about import About
 from junctor.errors import ConfigError
 from junctor.estimators.settings import check
 from junctor.features import Features
@@ -30,6 +31,14 @@ class FixedConfig(PolicyConfig):
 
     name: ClassVar[str] = "fixed"
     fitted: ClassVar[type[Policy]] = Fixed
+    about: ClassVar[About | None] = About(
+        title="Fixed target",
+        family="bars",
+        status="ours",
+        source="folklore",
+        formula="the target that is named, whatever the query",
+        complexity="fit: none; decision: O(1)",
+    )
 
     def __post_init__(self) -> None:
         check(bool(self.target), "fixed.target", "names no target", 'for example target = "gpt-4o-mini"')

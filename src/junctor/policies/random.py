@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from junctor.about import About
 from junctor.estimators import saved
 from junctor.estimators.settings import check
 from junctor.features import Features
@@ -61,6 +62,14 @@ class RandomConfig(PolicyConfig):
 
     name: ClassVar[str] = "random"
     fitted: ClassVar[type[Policy]] = Random
+    about: ClassVar[About | None] = About(
+        title="Random target",
+        family="bars",
+        status="ours",
+        source="folklore",
+        formula="uniform over the catalogue; propensity 1 / M",
+        complexity="fit: none; decision: O(M)",
+    )
 
     def __post_init__(self) -> None:
         check(self.fallbacks >= 0, "random.fallbacks", "must not be negative")

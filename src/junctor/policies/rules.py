@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from junctor.about import About
 from junctor.errors import ConfigError
 from junctor.estimators import saved
 from junctor.estimators.settings import check, configured
@@ -174,6 +175,14 @@ class RulesConfig(PolicyConfig):
 
     name: ClassVar[str] = "rules"
     fitted: ClassVar[type[Policy]] = Rules
+    about: ClassVar[About | None] = About(
+        title="Hand-written rules",
+        family="bars",
+        status="ours",
+        source="folklore",
+        formula="the first rule whose conditions all hold; of its targets the first that is in the catalogue",
+        complexity="fit: none; decision: O(rules)",
+    )
 
     def __post_init__(self) -> None:
         rules = tuple(_rule(found, f"rules.rules[{i}]") for i, found in enumerate(self.rules))

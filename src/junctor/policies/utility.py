@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from junctor import registry
+from junctor.about import About
 from junctor.errors import ArtefactError
 from junctor.estimators import saved
 from junctor.estimators.settings import check, configured, estimator_config
@@ -267,6 +268,14 @@ class UtilityConfig(PolicyConfig):
 
     name: ClassVar[str] = "utility"
     fitted: ClassVar[type[Policy]] = UtilityPolicy
+    about: ClassVar[About | None] = About(
+        title="Utility over an estimator",
+        family="bars",
+        status="ours",
+        source="the plug-in rule of CARROT (Somerstep et al. 2025), with a latency weight, a hard budget and a quality floor",
+        formula="argmax_j Q_j(x) - w_c * C_j(x) / C_max - w_t * T_j(x) / T_max, within the budget",
+        complexity="fit: the estimator's; decision: the estimator's, and O(M log M)",
+    )
 
     def __post_init__(self) -> None:
         check(isinstance(self.estimator, (str, EstimatorConfig)), "utility.estimator", "must be a name or an EstimatorConfig")
