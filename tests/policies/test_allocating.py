@@ -61,7 +61,7 @@ def test_without_budgets_it_is_the_plug_in_rule(key):
 def test_bills_are_paid_once_and_budgets_are_kept(key):
     policy = fitted(key, budgets=BUDGETS)
     rng = np.random.default_rng(0)
-    bills = {id_: 0.0 for id_ in BUDGETS}
+    bills = dict.fromkeys(BUDGETS, 0.0)
     for row, request in enumerate(requests(TABLE, FEATURES, range(200))):
         try:
             made = policy.decide(request, TABLE.targets, rng)

@@ -1,7 +1,8 @@
 """lp-offline: the linear program over the whole stream, which nobody can run before the stream is over. A bound, not a rival.
 
 On a recorded stream (`allocate`) it sees every request first. As a policy that serves, it decides by the budgets' dual prices
-in the same program over its training rows with their recorded outcomes: right when what comes is like what was recorded.
+in the same program over its training rows: right when what comes is like what was recorded. Prices are set against predictions,
+so the program is given predictions too, of rows that the estimator was not fitted on.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class LPOfflineConfig(AllocatorConfig):
         source="the approximate and the true optimum of PORT's released code (fzwark/PORT: test.py)",
         formula="max Σ q_ij x_ij, Σ_j x_ij <= 1, Σ_i c_ij x_ij <= B_j, x >= 0 over the whole stream",
         adapted=(
-            "It needs the whole stream: as a policy it decides by the dual prices of the program over the training rows.",
+            "It needs the whole stream: as a policy it decides by the prices of the program over predictions of training rows.",
         ),
         complexity="fit: one linear program of N rows x M (at most 5,000 rows); a decision: one prediction, O(M)",
         claims=(
@@ -70,13 +71,16 @@ class LPOfflineConfig(AllocatorConfig):
         require(self.horizon >= 1, "lp-offline.horizon", "must be at least 1")
 
     def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> Policy:
-        """Fit the estimator; with budgets, also the prices on the recorded outcomes of the training rows."""
+        """Fit the estimator; with budgets, also the prices: of one half of the rows as the other half predicts them."""
         made = super().fit(table, features, rng)
         assert isinstance(made, LPOffline)
-        if made.bounded and table.cost_usd is not None and len(table):
-            rows = np.sort(rng.choice(len(table), min(len(table), MOST_ROWS), replace=False))
-            budgets = made.budgets * (len(rows) / self.horizon)
-            made.prices = optimum(table.quality[rows], table.cost_usd[rows], budgets).prices
+        if made.bounded and len(table) > 1:
+            order = rng.permutation(len(table))
+            shown, priced = np.sort(order[: len(table) // 2]), np.sort(order[len(table) // 2 :][:MOST_ROWS])
+            half = self.plug_in.estimator.fit(table.take(shown), features.take(shown), rng)
+            found = half.predict_many(features.take(priced))
+            if found.cost_usd is not None:
+                made.prices = optimum(found.quality, found.cost_usd, made.budgets * (len(priced) / self.horizon)).prices
         return made
 
 

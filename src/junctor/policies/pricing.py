@@ -15,8 +15,6 @@ from junctor.policy import Array
 
 FILLED = 1e-9
 """A share of a request below this is none."""
-HALF_SURE = 1e-7
-"""A request whose reduced value is below minus this gets nothing in the program's optimum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +26,11 @@ class Optimum:
     prices: Array
 
     def scores(self, quality: Array, cost: Array) -> Array:
-        """[N, M] what to try first: the program's own choice, then its reduced value; -inf for what it would not pay for."""
+        """[N, M] what to try first: the program's own choice, then what is worth its price; -inf where it serves nobody."""
         reduced = quality - self.prices * cost
         chosen = self.shares > FILLED
-        return np.where(chosen, 1e6 * self.shares + reduced, np.where(reduced >= -HALF_SURE, reduced, -np.inf))
+        other = chosen.any(axis=1, keepdims=True) & (reduced >= 0.0)
+        return np.where(chosen, 1e6 * self.shares + reduced, np.where(other, reduced, -np.inf))
 
 
 def optimum(quality: Array, cost: Array, budgets: Array) -> Optimum:
