@@ -40,7 +40,7 @@ class Recording:
 
 
 class Tape:
-    """One run of N plans over a Recording. `rows` are row positions [n], `columns` one column or [n] of them."""
+    """One run of N plans over a Recording. `rows` are positions [n]; `columns` and `draw` are one for all, or [n] of them."""
 
     def __init__(self, recording: Recording) -> None:
         rows, columns = recording.shape
@@ -65,15 +65,15 @@ class Tape:
         if self._recording.cost_usd is not None:
             self.cost_usd[rows] += share * self._recording.cost_usd[rows, columns]
 
-    def read(self, name: str, rows: Rows, columns: Columns, draw: int = 0) -> Array:
+    def read(self, name: str, rows: Rows, columns: Columns, draw: Columns = 0) -> Array:
         """[n] of a measure's draw; raises NotBilled when one of the calls is not in the bill."""
         if (self._opened[rows, columns] <= draw).any():
             raise NotBilled(f"{name} was read before its call was billed")
         values = self._recording.measures[name]
-        found: Array = values[rows, columns, min(draw, values.shape[2] - 1)]
+        found: Array = values[rows, columns, np.minimum(draw, values.shape[2] - 1)]
         return found
 
-    def give(self, rows: Rows, columns: Columns, draw: int = 0) -> None:
+    def give(self, rows: Rows, columns: Columns, draw: Columns = 0) -> None:
         """These answers are given in the end: their quality is the plan's."""
         self.quality[rows] = self.read("quality", rows, columns, draw)
 
