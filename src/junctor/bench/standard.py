@@ -29,6 +29,8 @@ from junctor.outcomes.splitting import Split, draw_groups
 
 MOST_KNOWN = 4000
 """Training and validation rows that a policy may learn from; larger sets are thinned, in proportion within each label."""
+MOST_JUDGED = 4000
+"""Test rows per seed, likewise."""
 TIMED_CALLS = 100
 
 
@@ -98,26 +100,29 @@ def ground_of(setup: Setup, seeds: int, resamples: int) -> Ground:
     if key not in _GROUNDS:
         splits = splits_of(setup.table, setup.split, seeds)
         thinned = [thin(setup, split, number) for number, split in enumerate(splits)]
-        draws = draws_of(splits, resamples)
+        draws = draws_of(thinned, resamples)
         views = [seed_of(setup, split, number) for number, split in enumerate(thinned)]
         frames = [{side: frame_of(view, side, per[i]) for side, per in draws.items()} for i, view in enumerate(views)]
         notes = list(splits[0].notes)
-        if len(thinned[0].train) < len(splits[0].train):
-            known = len(splits[0].train) + len(splits[0].validation)
+        known = len(splits[0].train) + len(splits[0].validation)
+        if known > MOST_KNOWN:
             notes.append(f"policies learn from {MOST_KNOWN:,} of the {known:,} training rows, drawn anew for each seed")
+        if len(splits[0].test) > MOST_JUDGED:
+            notes.append(f"{MOST_JUDGED:,} of {len(splits[0].test):,} test rows are judged, drawn anew for each seed")
         _GROUNDS[key] = (setup, Ground(views, frames, tuple(notes)))
     return _GROUNDS[key][1]
 
 
-def thin(setup: Setup, split: Split, number: int, most: int = 0) -> Split:
-    """The split with at most so many rows to learn from, in proportion within each label."""
-    most = most or MOST_KNOWN
-    known = len(split.train) + len(split.validation)
-    if known <= most:
-        return split
+def thin(setup: Setup, split: Split, number: int, most: int = MOST_KNOWN) -> Split:
+    """The split with at most so many rows to learn from, and at most MOST_JUDGED to judge, in proportion within each label."""
     rng = np.random.default_rng([number, most])
-    kept = [_some(setup, rows, most / known, rng) for rows in (split.train, split.validation)]
-    return replace(split, train=kept[0], validation=kept[1])
+    known = len(split.train) + len(split.validation)
+    if known > most:
+        kept = [_some(setup, rows, most / known, rng) for rows in (split.train, split.validation)]
+        split = replace(split, train=kept[0], validation=kept[1])
+    if len(split.test) > MOST_JUDGED:
+        split = replace(split, test=_some(setup, split.test, MOST_JUDGED / len(split.test), rng))
+    return split
 
 
 def _some(setup: Setup, rows: NDArray[np.intp], share: float, rng: np.random.Generator) -> NDArray[np.intp]:
