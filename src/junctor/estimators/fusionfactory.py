@@ -149,7 +149,7 @@ class FusionFactoryConfig(EstimatorConfig):
         ),
         complexity="fit: four fits of kNN and of the linear model, and O(n M²); decide O(N D + M²)",
         adapted=(
-            "Query level only: the thought level (templates) and the model level (distillation) need answers that are not recorded.",
+            "Query level only: the thought level (templates) and the model level (distillation) are left out.",
             "The router is a ridge over two readings per target, of all targets, on our encoder.",
             "FusionBench (14 tasks x 20 models) could not be had.",
             "Other targets' behaviour on similar queries takes the place of a text that describes each model.",

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from junctor.estimators.regression import sigmoid
 from junctor.policy import Array
 
-NEWTON_STEPS = 25
-LONGEST_STEP = 2.0
+NEWTON_STEPS = 40
+LONGEST_STEP = 1.0
+LEAST_CURVATURE = 0.02
+"""Of one comparison: where ratings lie far apart, the true curvature would make for steps without end."""
 TOLERANCE = 1e-9
 
 
@@ -56,7 +58,7 @@ def bradley_terry(wins: Array, counts: Array, ties: float) -> Array:
     whole = counts.sum(axis=(-1, -2))[..., None, None] / max(targets, 1) + 1e-300
     for _ in range(NEWTON_STEPS):
         chance = sigmoid(ratings[..., :, None] - ratings[..., None, :])
-        weight = counts * chance * (1.0 - chance)
+        weight = counts * np.maximum(chance * (1.0 - chance), LEAST_CURVATURE)
         hessian = np.eye(targets) * weight.sum(axis=-1)[..., None] - weight
         slope = wins - (counts * chance).sum(axis=-1)
         # ratings are known up to a shift: a constant added to every entry fixes their mean and changes nothing else

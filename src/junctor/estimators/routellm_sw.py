@@ -171,7 +171,7 @@ class RouteLLMSimilarityConfig(EstimatorConfig):
         adapted=(
             "Trained on pairs of recorded outcomes of one query, ties half, not on arena votes, which are not available.",
             "All pairs of M targets instead of one strong and one weak.",
-            "Gaps are stretched by one slope, fitted on left-out rows, and put around the mean level, to be traded against cost.",
+            "Gaps are stretched by one slope, fitted on left-out rows, and put around the mean level to be traded with cost.",
             "For two targets this keeps the order of queries, which is what the paper thresholds.",
             "gamma is tuned on validation rows (10, 100, 1000); the released code has 10.",
         ),
