@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -23,6 +23,7 @@ from junctor.features import Features
 from junctor.outcomes import OutcomeTable
 from junctor.policy import Array, Estimator, EstimatorConfig, Prediction, State
 
+STEPS = (50, 150, 400)
 FEWEST = 5
 """A target with fewer recorded rows is predicted by its mean, and so is one whose quality never changes."""
 
@@ -179,7 +180,7 @@ class RouterBenchMLPConfig(EstimatorConfig):
     alpha: float = 1e-4
     rate: float = 1e-3
     rounds: int = 200
-    steps: int = 600
+    steps: int = 400
     batch: int = 200
 
     name: ClassVar[str] = "routerbench-mlp"
@@ -196,7 +197,7 @@ class RouterBenchMLPConfig(EstimatorConfig):
         ),
         complexity="fit: O(steps * batch * M D H); decision: O(M D H)",
         adapted=(
-            "At most 600 steps of 200 rows each, beside the 200 passes: what is left learns little but noise.",
+            "At most 50, 150 or 400 steps of 200 rows each, tuned on validation rows: what is left of 200 passes learns noise.",
             "Networks learn the difference from the target's mean, so that few rows start from the mean and not from zero.",
             "The frozen encoder of the project replaces MiniLM-L12.",
             "cost_j is the target's mean recorded cost.",
@@ -212,6 +213,11 @@ class RouterBenchMLPConfig(EstimatorConfig):
             check(getattr(self, key) >= 1, f"{self.name}.{key}", "must be at least 1")
         for key in ("alpha", "rate"):
             check(0 <= getattr(self, key) < float("inf"), f"{self.name}.{key}", "must be finite and not negative")
+
+    def candidates(self, rows: int) -> Sequence[RouterBenchMLPConfig]:
+        """From few steps to many."""
+        del rows
+        return [replace(self, steps=steps) for steps in STEPS]
 
     def passes(self, rows: int) -> int:
         """How many passes over so many rows."""

@@ -30,10 +30,10 @@ from junctor.policy import Array, Estimator, EstimatorConfig, Prediction, State
 CLUSTERS = (5, 10, 20, 40, 80)
 ROWS_PER_CLUSTER = 10
 """The grid stops where clusters would hold fewer rows than this on average."""
-SHARPNESS = 10.0
+SHARPNESS = 20.0
 """The learned map starts as a softmax of this times the closeness to the centres."""
-STEPS, RATE = 60, 0.05
-"""Rounds and step size of Adam over all rows at once."""
+STEPS, RATE = 30, 0.05
+"""Rounds and step size of Adam over all rows at once: few, because K * D numbers soon learn the luck of the training rows."""
 MOST_ROWS = 4000
 """So many rows fit the learned map; theta has K * D numbers and gains little from more."""
 SURE = 1e-3
@@ -166,7 +166,7 @@ class UniRouteConfig(EstimatorConfig):
 
     clusters: int = 20
     map: Literal["kmeans", "learned"] = "kmeans"
-    shrinkage: float = 10.0
+    shrinkage: float = 2.0
 
     name: ClassVar[str] = "uniroute"
     needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
@@ -181,12 +181,12 @@ class UniRouteConfig(EstimatorConfig):
             "route to argmin_h gamma(x, h) + lam * c(h), c(h) one price per model\n"
             "Phi = one-hot of the nearest k-means centre, or softmax_k(theta_k . e(x)) fitted by log loss with Psi held"
         ),
-        complexity="fit: k-means, O(N K D) per round (learned: 60 passes more); decision: O(K D); a new target: its rows only",
+        complexity="fit: k-means, O(N K D) per round (learned: 30 passes more); decision: O(K D); a new target: its rows only",
         adapted=(
             "The frozen encoder of the project replaces Gecko.",
             "Centres come from the training prompts without their outcomes, errors from the same prompts: one table is given.",
             "The learned map is fitted on one half of them with errors from the other.",
-            "Accuracies are drawn to the target's mean by 10 pseudo-observations, which says what an empty cluster is.",
+            "Accuracies are drawn to the target's mean by 2 pseudo-observations, which says what an empty cluster is.",
             "c(h) is the target's mean recorded cost, not its list price or parameter count.",
         ),
         unverified=("No code of the authors was found: the recipe is from several agreeing notes.",),
