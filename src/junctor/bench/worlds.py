@@ -107,6 +107,7 @@ def live(learner: Learner, world: World, rng: np.random.Generator) -> NDArray[np
     position = {id_: i for i, id_ in enumerate(world.table.targets.ids)}
     quality = world.quality.tolist()
     cost = None if world.cost is None else world.cost.tolist()
+    energy = None if world.table.energy_j is None else world.table.energy_j.tolist()
     chosen = np.empty(len(world), dtype=np.intp)
     known: list[tuple[Decision, Outcome]] = []
     seen = world.features if "labels" in learner.needs else world.features.without_labels()
@@ -115,7 +116,8 @@ def live(learner: Learner, world: World, rng: np.random.Generator) -> NDArray[np
         place = position[made.target]
         chosen[step] = place
         bill = None if cost is None else cost[step][place]
-        known.append((made, Outcome(quality=quality[step][place], cost_usd=bill)))
+        used = None if energy is None else energy[step][place]
+        known.append((made, Outcome(quality=quality[step][place], cost_usd=bill, energy_j=used)))
         for earlier in world.told[step]:
             learner.learn(*known[earlier])
     for earlier in world.told[-1]:

@@ -42,7 +42,7 @@ def largest_of_normals(value: Array, spread: Array, choice: Choices) -> Array:
     """P(the chosen one of K independent normal scores is the largest) [N].
 
     Two arms: Φ((a - b) / √(s_a² + s_b²)). More: ∫ φ(z) Π_k Φ((a + s_a z - b_k) / s_k) dz by the trapezoid rule, in which an arm
-    that is much surer than the chosen one is blurred to the width of a step; wrong by less than 0.005.
+    that is much surer than the chosen one is blurred to half a step; wrong by less than 0.005.
     """
     rows = np.arange(len(value))
     width = np.maximum(spread, 1e-12)
@@ -64,7 +64,7 @@ def _integral(value: Array, width: Array, choice: Choices) -> Array:
     own, scale = value[rows, choice], width[rows, choice]
     others = np.arange(value.shape[1])[None, :] != choice[:, None]
     rivals = value[others].reshape(len(value), -1)
-    blurred = np.maximum(width[others].reshape(len(value), -1), scale[:, None] * _STEP)
+    blurred = np.maximum(width[others].reshape(len(value), -1), scale[:, None] * _STEP / 2)
     score = own[:, None] + scale[:, None] * NODES
     chance: Array = normal_cdf((score[:, :, None] - rivals[:, None, :]) / blurred[:, None, :]).prod(axis=2)
     found: Array = chance @ WEIGHTS
