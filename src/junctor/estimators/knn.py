@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from junctor.about import About, Claim
 from junctor.errors import UserError
-from junctor.estimators import measured, saved
+from junctor.estimators import measured, neighbours, saved
 from junctor.estimators.measured import Columns
 from junctor.estimators.settings import check, configured
 from junctor.features import Features
 from junctor.outcomes import OutcomeTable
 from junctor.policy import Array, Estimator, EstimatorConfig, Prediction, State
 
+EXACT_ROWS = 50_000
+"""Above so many rows neighbours are looked up in an index, where the extra `ann` is installed."""
 NEIGHBOURS = (5, 10, 20, 40, 80, 100, 160, 200, 300)
 MANY = 100
 """From here on the grid also tries weights by similarity: among few neighbours all are about as near."""
@@ -44,7 +46,7 @@ class KNN(Estimator):
         self.config = config
         self.targets = columns.targets
         self._columns, self._vectors, self._outcomes = columns, measured.paged(vectors), values
-        self._rows, self._k = len(vectors), min(config.k, len(vectors))
+        self._rows, self._k, self._dimensions = len(vectors), min(config.k, len(vectors)), vectors.shape[1]
         self._prior = measured.means(values)
         quality = values[:, : len(self.targets)]
         self._variance = measured.variances(quality)
@@ -114,7 +116,9 @@ class KNN(Estimator):
 
     def _means(self, weights: Array) -> tuple[Array, Array]:
         count = np.count_nonzero(weights, axis=1)[:, None].astype(np.float64)
-        total = weights @ self._values
+        return self._from(weights @ self._values, count)
+
+    def _from(self, total: Array, count: Array) -> tuple[Array, Array]:
         weight = total[:, -2:-1]
         found = self._answer(total / weight, count) if self._complete else self._masked(total, weight, count)
         parts = [found.quality, found.cost_usd, found.latency_s, found.output_tokens]
@@ -148,13 +152,13 @@ class KNN(Estimator):
 
     def _one(self, features: Features) -> NDArray[np.float32]:
         vectors = features.embedding
-        if vectors is None or vectors.shape[1] != self._vectors.shape[1]:
+        if vectors is None or vectors.shape[1] != self._dimensions:
             vectors = self._checked(features.vectors(self.name))
         row: NDArray[np.float32] = vectors[0]
         return row
 
     def _checked(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        return measured.of_width(vectors, self._vectors.shape[1], self.name)
+        return measured.of_width(vectors, self._dimensions, self.name)
 
     def onboard(self, target: str, rows: OutcomeTable, features: Features) -> KNN:
         """Impute the new target's column: each training row takes the mean of its nearest calibration rows.
@@ -176,6 +180,10 @@ class KNN(Estimator):
     @classmethod
     def from_state(cls, state: State) -> Self:
         """The inverse of `state`."""
+        if "lists/codes" in state.arrays:
+            from junctor.estimators.knn_lists import ListedKNN
+
+            return ListedKNN.from_state(state)  # type: ignore[return-value]
         columns = saved.columns(state)
         config = configured(KNNConfig, saved.entry(state, "settings", dict[str, Any]), cls.name)
         vectors = saved.array(state, "vectors", (None, None), np.float32)
@@ -190,11 +198,16 @@ def _ratio(total: Array, weight: Array, otherwise: Array) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class KNNConfig(EstimatorConfig):
-    """k: neighbours; weights: all alike or by similarity; shrinkage: pull to the mean where a target was not tried."""
+    """k: neighbours; weights: all alike or by similarity; shrinkage: pull to the mean where a target was not tried.
+
+    index: how neighbours are found: "exact" compares with every row, "lists" with few of them (extra `ann`); "auto" takes lists
+    above 50,000 rows where the extra is installed. With lists nothing is tuned: k is what is set here.
+    """
 
     k: int = 100
     weights: Literal["uniform", "similarity"] = "uniform"
     shrinkage: float = 2.0
+    index: Literal["auto", "exact", "lists"] = "auto"
 
     name: ClassVar[str] = "knn"
     needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
@@ -227,20 +240,30 @@ class KNNConfig(EstimatorConfig):
         check(self.k >= 1, "knn.k", "must be at least 1")
         check(self.weights in ("uniform", "similarity"), "knn.weights", "must be uniform or similarity")
         check(self.shrinkage >= 0, "knn.shrinkage", "must not be negative")
+        check(self.index in ("auto", "exact", "lists"), "knn.index", "must be auto, exact or lists")
 
     def candidates(self, rows: int) -> Sequence[KNNConfig]:
         """Most neighbours first, so that ties go to the smoother, up to half of the rows; weighted where many are averaged."""
+        if self.listed(rows):
+            return [self]
         grid = [k for k in reversed(NEIGHBOURS) if k <= max(rows // 2, NEIGHBOURS[0])]
         plain = {k: replace(self, k=k, weights="uniform") for k in grid}
         weighted = {k: replace(self, k=k, weights="similarity") for k in grid if k >= MANY}
         return [tried[k] for k in grid for tried in (plain, weighted) if k in tried]
 
     def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> KNN:
-        """Remember every row; raises UserError when there is none."""
-        del rng
+        """Remember every row; raises UserError when there is none, MissingExtra when lists are asked for without `ann`."""
         measured.same_rows(table, features, self.name)
         vectors = np.ascontiguousarray(features.vectors(self.name), dtype=np.float32)
         if not len(table):
             raise UserError("there is no row to learn from", field=self.name, fix="pass at least one recorded query")
+        if self.listed(len(table)):
+            from junctor.estimators.knn_lists import listed
+
+            return listed(self, table, vectors, rng)
         columns, values = measured.stack(table)
         return KNN(self, columns, vectors, values)
+
+    def listed(self, rows: int) -> bool:
+        """Whether so many rows are looked up in lists."""
+        return self.index == "lists" or (self.index == "auto" and rows > EXACT_ROWS and neighbours.available())
