@@ -67,7 +67,10 @@ def table(tmp_path: Path) -> Path:
 
 
 SURFACE = {
-    "bench": "card clip drop-empty encoder gold html json label policies queries seeds split targets text",
+    "bench": (
+        "board card clip data drop-empty encoder engine experiments gold html jobs json label out policies queries quick resamples "
+        "seeds sets split suite targets text"
+    ),
     "demo": "folder port seed seeds serve tasks",
     "explain": "config journal json",
     "fit": "clip drop-empty encoder gold label out policy queries seed set split targets text thrift",
@@ -177,6 +180,14 @@ MISTAKES = [
     ("bench t.csv --seeds 0", "--seeds"),
     ("bench t.csv --nope", "No such option"),
     ("bench", "Missing argument|Usage"),
+    ("bench --seeds 2", "no table is named"),
+    ("bench --suite nope", "no suite 'nope'"),
+    ("bench t.csv --suite published", "--sets t.csv"),
+    ("bench --suite published --engine nope", "no engine 'nope'"),
+    ("bench --suite published --sets nope", "sets: nope"),
+    ("bench --suite published --data nope", "is not a folder"),
+    ("bench --suite published --sets t.csv --experiments nope", "experiments: nope"),
+    ("bench --suite published --sets t.csv --encoder lexical --policies nope", "policies: nope"),
     ("fit t.csv --policy nope --out x", "'nope'"),
     ("fit t.csv --policy knn --out x --set kk=3", "kk"),
     ("fit t.csv --policy knn --out x --set k", "is not name=value"),

@@ -18,7 +18,18 @@ from junctor.errors import TableError, UnknownName, UserError
 from junctor.fitting import config_with, fit_policy, policy_config
 from junctor.outcomes import OutcomeTable
 
-COST_METRICS = {"cost_usd", "aiq", "aiq_released", "area", "qnc", "peak", "routerarena", "vl_rank", "cost_at_equal_quality"}
+COST_METRICS = {
+    "cost_usd",
+    "aiq",
+    "aiq_released",
+    "area",
+    "hypervolume",
+    "qnc",
+    "peak",
+    "routerarena",
+    "vl_rank",
+    "cost_at_equal_quality",
+}
 
 
 Made = Callable[..., OutcomeTable]
@@ -65,7 +76,7 @@ def test_figures_lie_in_their_intervals_and_are_known_metrics(board: Board) -> N
 
 def test_policies_without_a_knob_have_no_curve_metric(board: Board) -> None:
     for policy in ("random", "cheapest", "best-single"):
-        assert not metrics_of(board, policy) & {"aiq", "area", "qnc", "peak"}
+        assert not metrics_of(board, policy) & {"aiq", "area", "hypervolume", "qnc", "peak"}
         assert {"quality", "cost_usd"} <= metrics_of(board, policy)
 
 

@@ -21,6 +21,7 @@ METRICS: Mapping[str, str] = {
     "aiq": "mean height of the cost-quality hull, cheapest to dearest single target",
     "aiq_released": "AIQ as RouterBench's released code computes it",
     "area": "the same area without the hull",
+    "hypervolume": "area that the knob's settings dominate, cost from the cheapest to the dearest single target as 0 to 1",
     "qnc": "least cost that equals the most accurate single target, over that target's cost",
     "cost_at_equal_quality": "least USD per query that equals the best single target",
     "peak": "best quality along the knob, chosen on the test rows",

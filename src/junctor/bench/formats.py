@@ -11,6 +11,7 @@ TITLES = {
     "aiq": "AIQ",
     "aiq_released": "AIQ released",
     "area": "area",
+    "hypervolume": "hypervolume",
     "qnc": "QNC",
     "cost_at_equal_quality": "USD / 1k at equal quality",
     "peak": "peak",

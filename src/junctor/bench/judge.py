@@ -142,6 +142,7 @@ def _curve_figures(curve: Curve, quality: Array, cost: Array, frame: Frame) -> d
         "aiq": hulled,
         "aiq_released": metrics.aiq_released(cost, quality, high),
         "area": hulled if curve.mixed else metrics.curve_area(cost, quality, low, high),
+        "hypervolume": metrics.hypervolume(cost, quality, low, high),
         "qnc": metrics.qnc(cost, quality, best_quality, best_cost),
         "peak": metrics.peak(quality),
         "cost_at_equal_quality": metrics.cost_at_equal_quality(cost, quality, wanted),

@@ -20,12 +20,12 @@ WIDE, NARROW = 10.4, 4.2
 LOG_WHEN = 20.0
 """Costs that spread over more than this go on a logarithmic axis."""
 
-_INK, _SOFT, _GRID = "#010101", "#020202", "#030303"
-_SERIES = tuple(f"#0401{i:02x}" for i in range(8))
-_VARIABLES = {_INK: "--ink", _SOFT: "--soft", _GRID: "--grid", **{c: f"--s{i}" for i, c in enumerate(_SERIES)}}
+INK, SOFT, _GRID = "#010101", "#020202", "#030303"
+SERIES = tuple(f"#0401{i:02x}" for i in range(8))
+_VARIABLES = {INK: "--ink", SOFT: "--soft", _GRID: "--grid", **{c: f"--s{i}" for i, c in enumerate(SERIES)}}
 """Stand-in colours that the drawing uses, each replaced by a CSS variable of the page."""
-_DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)))
-_MARKERS = "osD^vPX*"
+DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)))
+MARKERS = "osD^vPX*"
 _FAR_INSIDE = 0.72
 """A curve that ends left of this share of the axis is labelled where it ends, if nothing else ends there."""
 _LABEL_HEIGHT, _LABEL_WIDTH = 0.07, 0.32
@@ -48,13 +48,13 @@ def looks(board: Board) -> Mapping[str, Look]:
     found: dict[str, Look] = {}
     references = 0
     for place, name in enumerate(n for n in board.judged if any(row.policy == n for row in board.rows)):
-        colour = _SERIES[place % len(_SERIES)]
-        found[name] = Look(colour, _DASHES[place // len(_SERIES) % 4], _MARKERS[place % 8], 2.0, 4)
+        colour = SERIES[place % len(SERIES)]
+        found[name] = Look(colour, DASHES[place // len(SERIES) % 4], MARKERS[place % 8], 2.0, 4)
     for name in board.policies():
         if name == "oracle":
-            found[name] = Look(_INK, (0, (1, 1.6)), "*", 1.4, 2)
+            found[name] = Look(INK, (0, (1, 1.6)), "*", 1.4, 2)
         elif name not in found:
-            found[name] = Look(_SOFT, _DASHES[(references + 1) % 4], _MARKERS[references % 7], 1.4, 3)
+            found[name] = Look(SOFT, DASHES[(references + 1) % 4], MARKERS[references % 7], 1.4, 3)
             references += 1
     return found
 
@@ -73,7 +73,7 @@ def cost_ratio(board: Board) -> float:
 def frontier(board: Board, width: float) -> str:
     """Quality against cost: each policy's hull, its operating point, every single target, the best one named. SVG."""
     narrow = width < 6
-    figure, axes = _figure(width, 5.6 if narrow else 5.4)
+    figure, axes = new_figure(width, 5.6 if narrow else 5.4)
     shown = looks(board)
     ends = []
     for policy in reversed(board.policies()):
@@ -95,7 +95,7 @@ def frontier(board: Board, width: float) -> str:
         _legend_below(figure, ends)
     else:
         _labels_right(figure, axes, board, shown, [name for name, _ in ends])
-    return _svg(figure, f"frontier-{width}")
+    return as_svg(figure, f"frontier-{width}")
 
 
 def forest(board: Board, width: float, metric: str = "") -> str:
@@ -103,7 +103,7 @@ def forest(board: Board, width: float, metric: str = "") -> str:
     metric = metric or board.headline
     rows = [row for name in board.policies() if (row := board.find(name, metric)) is not None]
     narrow = width < 6
-    figure, axes = _figure(width, 0.9 + 0.36 * len(rows))
+    figure, axes = new_figure(width, 0.9 + 0.36 * len(rows))
     shown = looks(board)
     for place, row in enumerate(rows):
         _draw_interval(axes, row, place, shown[row.policy])
@@ -115,11 +115,11 @@ def forest(board: Board, width: float, metric: str = "") -> str:
     for name, dash in (("best-single", "--"), ("oracle", ":")):
         found = next((row for row in rows if row.policy == name), None)
         if found is not None:
-            axes.axvline(found.value, color=_SOFT, linewidth=1, linestyle=dash, zorder=1)
+            axes.axvline(found.value, color=SOFT, linewidth=1, linestyle=dash, zorder=1)
     axes.margins(x=0.05)
     figure.subplots_adjust(left=(1.3 if narrow else 1.5) / width, right=1 - (0.75 if narrow else 0.9) / width)
     _fit_vertically(figure, top=0.1, bottom=0.62)
-    return _svg(figure, f"forest-{metric}-{width}")
+    return as_svg(figure, f"forest-{metric}-{width}")
 
 
 def _draw_policy(axes: Any, board: Board, policy: str, curve: Frontier, look: Look) -> Any:
@@ -139,7 +139,7 @@ def _draw_policy(axes: Any, board: Board, policy: str, curve: Frontier, look: Lo
 
 def _draw_singles(axes: Any, board: Board) -> None:
     known = [s for s in board.singles if s.cost_usd]
-    axes.plot([s.cost_usd for s in known], [s.quality for s in known], "o", ms=4, mfc="none", mec=_SOFT, zorder=2)
+    axes.plot([s.cost_usd for s in known], [s.quality for s in known], "o", ms=4, mfc="none", mec=SOFT, zorder=2)
 
 
 def _labels_right(figure: Any, axes: Any, board: Board, shown: Mapping[str, Look], names: Sequence[str]) -> None:
@@ -194,7 +194,7 @@ def _legend_below(figure: Any, ends: Sequence[tuple[str, Any]]) -> None:
         handles, names, loc="lower center", ncols=2, frameon=False, fontsize=8, handlelength=2.6, borderaxespad=0
     )
     for text in legend.get_texts():
-        text.set_color(_INK)
+        text.set_color(INK)
     figure.canvas.draw()
     for handle in handles:
         handle.set_markevery([])
@@ -211,7 +211,7 @@ def _log_axis(axes: Any, ratio: float) -> None:
 def _draw_interval(axes: Any, row: Row, place: int, look: Look) -> None:
     axes.plot([row.low, row.high], [place, place], color=look.colour, linewidth=2.2, solid_capstyle="butt", zorder=3)
     axes.plot([row.value], [place], look.marker, color=look.colour, markersize=8 if look.marker == "*" else 6.5, zorder=4)
-    style = {"va": "center", "fontsize": 8.5, "color": _INK, "clip_on": False}
+    style = {"va": "center", "fontsize": 8.5, "color": INK, "clip_on": False}
     axes.annotate(number(row.metric, row.value), (1.0, place), (6, 0), ("axes fraction", "data"), "offset points", **style)
 
 
@@ -228,7 +228,8 @@ def spread(heights: Sequence[float], gap: float, top: float) -> list[float]:
     return placed
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def new_figure(width: float, height: float) -> tuple[Any, Any]:
+    """An empty drawing of so many inches in the page's own colours; raises MissingExtra without matplotlib."""
     try:
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
@@ -237,16 +238,16 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     figure = Figure(figsize=(width, height), facecolor="none")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot(facecolor="none")
-    axes.tick_params(colors=_INK, labelsize=9 if width > 6 else 8, length=3, color=_SOFT)
+    axes.tick_params(colors=INK, labelsize=9 if width > 6 else 8, length=3, color=SOFT)
     axes.tick_params(axis="x", which="minor", length=0)
     axes.grid(color=_GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
-        axes.spines[side].set_color(_SOFT)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
+        axes.spines[side].set_color(SOFT)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
     return figure, axes
 
 
@@ -255,7 +256,7 @@ def _fit_vertically(figure: Any, *, top: float, bottom: float) -> None:
     figure.subplots_adjust(top=1 - top / height, bottom=bottom / height)
 
 
-def _svg(figure: Any, salt: str) -> str:
+def as_svg(figure: Any, salt: str) -> str:
     """The drawing as an `<svg>` element: same input, same text; stand-in colours become CSS variables."""
     import matplotlib as mpl
 

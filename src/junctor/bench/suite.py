@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from junctor.bench.prepared import Run, ready
 from junctor.bench.sets import PublishedSet
 from junctor.bench.store import Record, Unit
 from junctor.errors import JunctorError, MissingExtra, UnknownName, UserError
-from junctor.fitting import config_with
 from junctor.outcomes.files import near
 
 Progress = Callable[[str, int, int], None]
@@ -128,10 +127,17 @@ def _references(name: str) -> frozenset[str]:
 
 
 def missing_units(planned: Planned) -> list[Unit]:
-    """Those that have no result of their key yet, longest first, so that none starts last that all must wait for."""
+    """Those that have no result of their key yet, longest first, so that none starts last that all must wait for.
+
+    The units of one experiment on one set follow each other: what they share is made once in a process.
+    """
     out = Path(planned.run.out)
     left = [unit for unit in planned.units if _kept(out, unit, planned.keys[unit]) is None]
-    return sorted(left, key=lambda unit: -guessed_seconds(planned, unit))
+    guess = {unit: guessed_seconds(planned, unit) for unit in left}
+    together: dict[tuple[str, str], float] = {}
+    for unit, seconds in guess.items():
+        together[unit.experiment, unit.set] = together.get((unit.experiment, unit.set), 0.0) + seconds
+    return sorted(left, key=lambda u: (-together[u.experiment, u.set], u.experiment, u.set, -guess[u]))
 
 
 def _kept(out: Path, unit: Unit, key: str) -> Record | None:
@@ -212,7 +218,7 @@ def run_unit(run: Run, one: PublishedSet, unit: Unit, key: str) -> Record:
     figures: Mapping[str, Any] = {}
     try:
         with threadpool_limits(1), _limited(run.limit_s):
-            setup = _for_policy(ready(run, one), unit.policy)
+            setup = ready(run, one)
             asked = experiment(unit.experiment)
             result = asked.run(setup, unit.policy, seeds=run.seeds, resamples=run.resamples)
             headline = asked.ranked_by(setup)
@@ -230,14 +236,6 @@ def run_unit(run: Run, one: PublishedSet, unit: Unit, key: str) -> Record:
 
 def _broken(unit: Unit, key: str, status: str, why: str, started: float) -> Record:
     return Record(unit=unit, key=key, status=status, why=why, seconds=round(time.perf_counter() - started, 3))
-
-
-def _for_policy(setup: Setup, policy: str) -> Setup:
-    """The setup with the asked-about policy's config in it, where it is one that can be fitted."""
-    if policy not in participants().needs:
-        return replace(setup, judged=(policy,))
-    encoder = "static" if setup.encoder is None else setup.encoder.name
-    return replace(setup, configs={policy: config_with(policy, encoder)}, judged=(policy,))
 
 
 @contextmanager

@@ -220,7 +220,9 @@ def _tuned(results: Sequence[SeedResult]) -> tuple[Tuned, ...]:
         fits = [result.fits[policy] for result in results if policy in result.fits]
         tried = max(len(fit.tried) for fit in fits)
         if tried > 1:
-            found.append(Tuned(policy=policy, settings=tuple(plain_settings(fit.config.settings()) for fit in fits), tried=tried))
+            found.append(
+                Tuned(policy=policy, settings=tuple(plain_settings(fit.config.settings()) for fit in fits), tried=tried)
+            )
     return tuple(found)
 
 

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from junctor.cli import suiting
 from junctor.cli.output import console, progress, write_json, write_text
+from junctor.errors import UserError
 
 if TYPE_CHECKING:
     from junctor.outcomes import OutcomeTable
 
+TABLE = typer.Argument(None, metavar="DATA", help="Outcome table: Parquet, CSV or JSON lines. Not with --suite.")
 DATA = typer.Argument(help="Outcome table: Parquet, CSV or JSON lines.", show_default=False)
 TEXT = typer.Option(None, help="Text column; default: the first of query, prompt, question, text, utterance.")
 LABEL = typer.Option(None, help="Column that figures are grouped by; default: the first of dataset, task, category, ….")
@@ -25,7 +28,7 @@ CLIP = typer.Option(False, "--clip", help="Clip scores outside [0, 1] instead of
 
 
 def bench(
-    data: Path = DATA,
+    data: Path | None = TABLE,
     policies: str | None = typer.Option(None, help="Comma-separated policies or estimators; default: all the bars."),
     text: str | None = TEXT,
     label: str | None = LABEL,
@@ -40,37 +43,66 @@ def bench(
     card: bool = typer.Option(True, help="Apply what is known about a recognised public table, and print its noted bars."),
     json: str | None = typer.Option(None, "--json", metavar="FILE", help='Write the board as JSON (schema 1); "-" is stdout.'),
     html: Path | None = typer.Option(None, metavar="FILE", help="Write a report with plots: one file, works offline."),
+    suite: str | None = suiting.SUITE,
+    data_folder: Path | None = suiting.FOLDER,
+    out: Path = suiting.OUT,
+    board: Path | None = suiting.BOARD,
+    sets: str | None = suiting.SETS,
+    experiments: str | None = suiting.EXPERIMENTS,
+    resamples: int | None = suiting.RESAMPLES,
+    jobs: int = suiting.JOBS,
+    engine: str = suiting.ENGINE,
+    quick: bool = suiting.QUICK,
 ) -> None:
     """Judge policies on recorded outcomes: quality, cost, AIQ and their kin, with intervals, beside the cheap bars.
 
     Hyper-parameters are tuned on validation rows only. Random, cheapest, best single, tables and the oracle are always shown.
 
-    Examples: junctor bench outcomes.parquet --html report.html; junctor bench intents.csv --gold intent --policies knn,linear
+    With --suite published, every registered policy is judged on every published set, in every experiment: the standard
+    protocol, out of distribution, onboarding of unseen targets, both at once, guarded, bandits, off-policy, streams under
+    budgets. Results are kept under --out: a run that was stopped goes on where it was, and after a change only what it touched
+    is made anew.
+
+    Examples: junctor bench outcomes.parquet --html report.html; junctor bench intents.csv --gold intent --policies knn,linear;
+    junctor bench --suite published --jobs 2 --out suite --board docs/board;
+    junctor bench --suite published --sets routerbench,mine.parquet --experiments standard,ood --quick
     """
+    named = listed(policies)
+    if suite is not None:
+        given = suiting.Asked(suite, data_folder, out, board, listed(sets), listed(experiments), named)
+        suiting.run(given, seeds, resamples, jobs, engine, encoder, json, html, quick=quick, table=data)
+        return
+    if data is None:
+        raise UserError("no table is named", field="DATA", fix="name an outcome table, or pass --suite published")
+    options = {"text": text, "label": label, "gold": gold, "targets": targets, "queries": queries, "split": split}
+    table = open_table(data, **options, clip=clip, drop_empty=drop_empty)
+    _bench(table, data.stem, named, ratio(split), seeds, encoder, card, json, html)
+
+
+def _bench(
+    table: OutcomeTable,
+    dataset: str,
+    policies: list[str] | None,
+    split: str | None,
+    seeds: int | None,
+    encoder: str,
+    card: bool,
+    json: str | None,
+    html: Path | None,
+) -> None:
+    """One table: run, print, and write what was asked for."""
     from junctor.bench.board import board_document, print_board
     from junctor.bench.protocol import run_bench
 
-    table = open_table(
-        data,
-        text=text,
-        label=label,
-        gold=gold,
-        targets=targets,
-        queries=queries,
-        split=split,
-        clip=clip,
-        drop_empty=drop_empty,
-    )
-    named = [name.strip() for name in policies.split(",") if name.strip()] if policies else None
     with progress("reading") as step:
         board = run_bench(
             table,
-            policies=named,
-            split=ratio(split),
+            policies=policies,
+            split=split,
             seeds=seeds,
             encoder=encoder,
             progress=step,
-            dataset=data.stem,
+            dataset=dataset,
             use_card=card,
         )
     print_board(board, console(to_error=json == "-"))
@@ -81,6 +113,11 @@ def bench(
 
         write_text(html, render_report(board))
         console(to_error=True).print(f"report: {html}")
+
+
+def listed(names: str | None) -> list[str] | None:
+    """A comma-separated option as a list; None stays None."""
+    return [name.strip() for name in names.split(",") if name.strip()] if names else None
 
 
 def ratio(split: str | None) -> str | None:
