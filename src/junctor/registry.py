@@ -204,6 +204,14 @@ BUILTIN: tuple[Entry, ...] = (
         "profiles of right and wrong, read by a learned kernel",
         "neural",
     ),
+    Entry("estimator", "adaptdhm", "junctor.estimators.adaptdhm:AdaptDHMConfig", "a ridge per learned distribution of queries"),
+    Entry(
+        "estimator",
+        "vlm-continual",
+        "junctor.estimators.vlm_continual:VLMContinualConfig",
+        "an expert per task; new tasks never touch old ones",
+        "bench",
+    ),
     Entry("policy", "fixed", "junctor.policies.fixed:FixedConfig", "always the one target you name"),
     Entry("policy", "random", "junctor.policies.random:RandomConfig", "uniform over the targets"),
     Entry(
