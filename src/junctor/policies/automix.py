@@ -27,7 +27,7 @@ from junctor.types import Call, Cascade, Outcome, Plan, Request
 Flags = NDArray[np.bool_]
 Rule = Literal["auto", "threshold", "double", "pomdp"]
 RULES = ("threshold", "double", "pomdp")
-WEIGHTS = (0.0, *np.geomspace(1e-2, 1e1, 24).tolist(), float("inf"))
+WEIGHTS = (0.0, *np.geomspace(2e-2, 2.0, 24).tolist(), float("inf"))
 """The knob: quality that a call of the large model must gain to be worth its mean cost."""
 STATES = 3
 """Hidden states: the small model is good, the large one is needed, hopeless."""
