@@ -87,5 +87,5 @@ def test_odd_tables_have_defined_results():
     assert "b" not in fit([[1.0, NAN]] * 3).ratings
     with pytest.raises(UserError, match="no row to learn from"):
         fit(np.empty((0, 2)))
-    with pytest.raises(ConfigError, match="elo.ties"):
+    with pytest.raises(ConfigError, match=r"elo\.ties"):
         EloConfig(ties=0.0)

@@ -94,7 +94,8 @@ def aiq_of(name: str, found: World, train: np.ndarray, test: np.ndarray, seen: A
 
 def fitted(name: str, found: World, train: np.ndarray, seen: Any, settings: Mapping[str, Any]) -> Any:
     table = found.table(train, seen)
-    return policy_config(name, settings).fit(table, found.features(train), np.random.default_rng(0))
+    # never the seed of a world: folds would follow its kinds of query
+    return policy_config(name, settings).fit(table, found.features(train), np.random.default_rng(2**20))
 
 
 def halves(rows: int, train: int) -> tuple[np.ndarray, np.ndarray]:
@@ -103,3 +104,52 @@ def halves(rows: int, train: int) -> tuple[np.ndarray, np.ndarray]:
 
 def budgeted(ids: list[tuple[str, int]]) -> list[Target]:
     return [Target(id=f"{model}@{budget}", settings={"max_output_tokens": budget}) for model, budget in ids]
+
+
+BUDGETS = (50, 200, 800, 3200)
+
+
+def saturating(rng: np.random.Generator, rows: int = 1500, dim: int = 12) -> World:
+    """Two models under four output budgets: q(b) = q_max(x) (1 - exp(-b / τ(x))); half of the small budgets are overrun.
+
+    Costs are real tokens: what an answer needs, at most twice the budget, at least a little.
+    """
+    x = unit(rng.standard_normal((rows, dim)))
+    tau = 250.0 * np.exp(3.5 * x[:, 0])
+    ids, chance, cost = [], [], []
+    for model, price, skill in (("small", 1.0, 0.2), ("big", 8.0, 1.5)):
+        best = sigmoid(skill + 4.0 * x[:, 1])
+        for budget in BUDGETS:
+            ids.append((model, budget))
+            chance.append(best * (1.0 - np.exp(-budget / tau)))
+            cost.append(1e-6 * price * np.minimum(budget * np.where(rng.random(rows) < 0.5, 2.0, 1.0), 3.0 * tau + 20.0))
+    return world(rng, x, np.stack(chance, axis=1), np.stack(cost, axis=1), budgeted(ids))
+
+
+def stopping_log(rng: np.random.Generator, rows: int = 3000, spread: float = 3.0) -> tuple[World, np.ndarray]:
+    """Three nested tiers, tried from the cheapest on until one solves the query: a dear tier is recorded on hard queries only."""
+    x = unit(rng.standard_normal((rows, 10)))
+    hardness = spread * x[:, 0] + rng.logistic(size=rows)
+    limit = np.array([-0.8, 0.4, 1.6])
+    chance = sigmoid(limit - spread * x[:, :1])
+    solved = (hardness[:, None] < limit).astype(np.float64)
+    seen = np.column_stack([np.ones(rows), solved[:, 0] == 0, (solved[:, 1] == 0)]).astype(bool)
+    made = world(rng, x, chance, np.array([1.0, 4.0, 12.0]), ["basic", "intermediate", "advanced"])
+    return World(made.vectors, made.chance, solved, made.cost, made.targets), seen
+
+
+def rarely_tried(rng: np.random.Generator, rows: int = 2500, share: float = 0.04) -> tuple[World, np.ndarray]:
+    """Six targets and many kinds of query; the best of every kind is one of two that were hardly ever tried.
+
+    Kinds lie in no order (no line tells them apart) and the often tried targets tell them: the rare ones succeed where
+    these do, or where these fail.
+    """
+    kinds = 24
+    kind = rng.integers(kinds, size=rows)
+    x = unit(rng.standard_normal((kinds, 16))[kind] + 0.25 * rng.standard_normal((rows, 16)))
+    often = np.where(rng.random((kinds, 4)) < 0.5, 0.15, 0.6)
+    rare = np.hstack([0.1 + 1.6 * (often[:, :1] - 0.15), 0.1 + 1.6 * (0.6 - often[:, :1])])
+    chance = np.hstack([often, np.clip(rare, 0.02, 0.98)])[kind]
+    seen = np.ones(chance.shape, dtype=bool)
+    seen[:, 4:] = rng.random((rows, 2)) < share
+    return world(rng, x, chance, np.ones(6)), seen
