@@ -84,19 +84,20 @@ def regions(
     dim: int = 32,
     noise: float = 1.0,
     cost: Sequence[float] | None = None,
-    named: bool = False,
+    names: Sequence[str] | None = None,
     centres: np.ndarray | None = None,
     test: int = 600,
     seed: int = 0,
 ) -> Split:
-    """`chance` is [regions, targets]; vectors are the region's centre and noise of `noise` times its length; cost per target."""
+    """`chance` is [regions, targets]; vectors: centre and noise of `noise` times its length; cost per target;
+    names: each region's label."""
     rng = np.random.default_rng(seed)
     skill = np.array(chance)
     region = rng.integers(len(skill), size=rows + test)
     middle = unit(rng.standard_normal((len(skill), dim))) if centres is None else centres
     vectors = middle[region] + noise * rng.standard_normal((rows + test, dim)) / dim**0.5
     prices = None if cost is None else np.tile(np.array(cost), (rows + test, 1))
-    labels = [f"task-{r}" for r in region.tolist()] if named else None
+    labels = None if names is None else [names[r] for r in region.tolist()]
     return split(skill[region], vectors, rows, cost=prices, labels=labels, seed=seed)
 
 
