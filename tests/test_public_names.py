@@ -9,6 +9,7 @@ import junctor
 NAMES = [
     "Attempt",
     "Call",
+    "Cascade",
     "Catalogue",
     "Constraints",
     "Decision",
@@ -21,6 +22,7 @@ NAMES = [
     "Message",
     "Outcome",
     "OutcomeTable",
+    "Panel",
     "Plan",
     "Policy",
     "PolicyConfig",

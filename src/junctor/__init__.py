@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from junctor.policy import State as State
     from junctor.types import Attempt as Attempt
     from junctor.types import Call as Call
+    from junctor.types import Cascade as Cascade
     from junctor.types import Catalogue as Catalogue
     from junctor.types import Constraints as Constraints
     from junctor.types import Decision as Decision
     from junctor.types import Fallback as Fallback
     from junctor.types import Message as Message
     from junctor.types import Outcome as Outcome
+    from junctor.types import Panel as Panel
     from junctor.types import Plan as Plan
     from junctor.types import Price as Price
     from junctor.types import Ranked as Ranked
@@ -50,12 +52,14 @@ _HOME = {
     "State": "policy",
     "Attempt": "types",
     "Call": "types",
+    "Cascade": "types",
     "Catalogue": "types",
     "Constraints": "types",
     "Decision": "types",
     "Fallback": "types",
     "Message": "types",
     "Outcome": "types",
+    "Panel": "types",
     "Plan": "types",
     "Price": "types",
     "Ranked": "types",

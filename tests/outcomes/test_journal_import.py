@@ -12,7 +12,7 @@ from junctor.errors import TableError
 from junctor.journal import DecisionRecord, FeedbackRecord, Journal, OutcomeRecord, Record
 from junctor.outcomes import split_table
 from junctor.outcomes.importers import import_outcomes
-from junctor.types import Call, Decision, Outcome
+from junctor.types import Attempt, Call, Decision, Outcome
 
 NAN = np.nan
 
@@ -121,3 +121,23 @@ def test_the_label_can_be_named(tmp_path: Path) -> None:
 def test_a_journal_that_teaches_nothing_is_refused(tmp_path: Path, records: list[Record], message: str) -> None:
     with pytest.raises(TableError, match=message):
         import_outcomes("journal", journal(tmp_path, records))
+
+
+def test_the_answer_of_a_plan_costs_what_its_own_call_did(tmp_path: Path) -> None:
+    """Probes, checks and rejected answers are in the bill of the decision, and are no cost of the target that answered."""
+
+    def attempt(target: str, cost: float, role: str) -> Attempt:
+        return Attempt(target=target, started_s=0.0, ended_s=1.0, outcome=Outcome(cost_usd=cost), role=role)
+
+    ended = OutcomeRecord(
+        at=2.0,
+        id="d1",
+        target="b",
+        outcome=Outcome(cost_usd=0.9, quality=1.0),
+        attempts=(attempt("a", 0.1, "stage 1"), attempt("b", 0.3, "check of stage 1"), attempt("b", 0.5, "stage 2")),
+        steps=("stage 1: a, not accepted: on to stage 2",),
+    )
+    table = import_outcomes("journal", journal(tmp_path, [decided("d1", "a"), ended]))
+    assert table.cost_usd is not None
+    np.testing.assert_array_equal(table.cost_usd, [[NAN, 0.5]])
+    np.testing.assert_array_equal(table.quality, [[NAN, 1.0]])

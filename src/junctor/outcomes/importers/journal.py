@@ -20,6 +20,9 @@ from junctor.outcomes.files import check_exists
 from junctor.outcomes.table import OutcomeTable
 from junctor.types import Outcome
 
+CHECK = "check of "
+"""How the role of a call begins that judged an answer and gave none."""
+
 
 def read(path: Path, *, label: str = "") -> OutcomeTable:
     """Read a journal file. `label` names the request label that figures are grouped by; by default a well-known one."""
@@ -34,7 +37,7 @@ def read(path: Path, *, label: str = "") -> OutcomeTable:
             decisions[record.decision.id] = record
         elif isinstance(record, OutcomeRecord):
             served[record.id] = record.target
-            outcomes[record.id] = record.outcome
+            outcomes[record.id] = _own(record)
         elif isinstance(record, FeedbackRecord):
             feedback[record.id] = _over(feedback.get(record.id, Outcome()), record.outcome)
     if not decisions:
@@ -53,6 +56,14 @@ def read(path: Path, *, label: str = "") -> OutcomeTable:
         raise TableError("no decision has a quality", field=str(path), fix=fix)
     names = [label] if label else [name for name in LABELS if any(name in record.labels for record in decisions.values())]
     return collector.table(names[0] if names else "")
+
+
+def _own(record: OutcomeRecord) -> Outcome:
+    """What the target that answered cost by itself: a plan that looks at answers bills probes, checks and rejected ones too."""
+    if not record.steps:
+        return record.outcome
+    calls = [a.outcome for a in record.attempts if a.target == record.target and not a.error and not a.role.startswith(CHECK)]
+    return msgspec.structs.replace(calls[0], quality=record.outcome.quality) if calls else record.outcome
 
 
 def _over(below: Outcome, above: Outcome) -> Outcome:
