@@ -286,8 +286,16 @@ BUILTIN: tuple[Entry, ...] = (
         "budgets: a linear program per batch of requests",
         "bench",
     ),
+    Entry(
+        "policy",
+        "chebyshev",
+        "junctor.policies.chebyshev:ChebyshevConfig",
+        "least of the larger regret, quality missed or cost (RADAR's)",
+        "bench",
+    ),
     Entry("policy", "coe", "junctor.policies.coe:CoEConfig", "category, then category to expert by integer program", "bench"),
     Entry("policy", "gqr", "junctor.policies.gqr:GQRConfig", "the expert of the query's domain, or none when it has none", "bench"),
+    Entry("policy", "vllm-sr", "junctor.policies.vllm_sr:VllmSRConfig", "signals, Boolean rules over them, then a target", "bench"),
     Entry("policy", "frugalgpt", "junctor.policies.frugalgpt:FrugalGPTConfig", "chain of models; a scorer accepts or goes on"),
     Entry("policy", "automix", "junctor.policies.automix:AutoMixConfig", "small model verifies itself; large one where it helps"),
     Entry(

@@ -125,7 +125,7 @@ def mmlu_apgr(data: Path, encoder: str, seeds: int) -> np.ndarray:
 @pytest.mark.data
 @pytest.mark.slow
 def test_routellms_mmlu_rows_give_the_noted_bar(data: Path):
-    """Noted: .638 / .318 / .633 with MiniLM vectors, which this code gives too (.637 / .324 / .635); random is .5, the paper .603."""
+    """Noted: .638 / .318 / .633 with MiniLM vectors, which this code gives too (.637 / .324 / .635); the paper has .603."""
     apgr, cpt50, cpt80 = mmlu_apgr(data, "static", 10).mean(axis=0)
     assert apgr == pytest.approx(0.634, abs=0.01)
     assert cpt50 == pytest.approx(0.313, abs=0.02)

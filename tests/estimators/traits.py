@@ -127,7 +127,7 @@ def saturating(rng: np.random.Generator, rows: int = 1500, dim: int = 12) -> Wor
 
 
 def stopping_log(rng: np.random.Generator, rows: int = 3000, spread: float = 3.0) -> tuple[World, np.ndarray]:
-    """Three nested tiers, tried from the cheapest on until one solves the query: a dear tier is recorded on hard queries only."""
+    """Three nested tiers, tried from the cheapest on until one solves the query: dear ones see hard queries only."""
     x = unit(rng.standard_normal((rows, 10)))
     hardness = spread * x[:, 0] + rng.logistic(size=rows)
     limit = np.array([-0.8, 0.4, 1.6])
