@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.estimators.regions import regions
+from tests.estimators.tables import NAN, at, seen, table
 
 from junctor.errors import ConfigError, UserError
 from junctor.policies.knn_vote import KNNVoteConfig
 from junctor.types import Catalogue, Constraints, Request
-
-from ..estimators.regions import regions
-from ..estimators.tables import NAN, at, seen, table
 
 RNG = np.random.default_rng(0)
 
@@ -20,7 +19,7 @@ def asked(vectors, **constraints) -> Request:
 
 
 def test_neighbours_vote_by_hand():
-    # at cost weight 0.5 and costs of 1 and 2 (scale 2): rows vote a (1-.25 > 1-.5), a (tie in quality), b, and a as neither is right
+    # at cost weight 0.5 and costs of 1 and 2 (scale 2) the rows vote a, a (as good and cheaper), b, and a (neither is right)
     rows = table([[1, 0], [1, 1], [0, 1], [0, 0]], cost=[[1, 2]] * 4)
     policy = KNNVoteConfig(k=4, cost_weight=0.5).fit(rows, seen(at(0, 10, 20, 30)), RNG)
     made = policy.decide(asked(at(5)), rows.targets, RNG)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.estimators.regions import Split, regions, unit
+from tests.estimators.tables import NAN, at, seen, table
 
 from junctor.errors import ConfigError, TableError, UserError
 from junctor.policies.routerretriever import RouterRetrieverConfig, centroids, wins
-
-from ..estimators.regions import Split, regions, unit
-from ..estimators.tables import NAN, at, seen, table
 
 RNG = np.random.default_rng(0)
 
