@@ -211,12 +211,7 @@ def looks_at_answers(plan: Plan) -> bool:
     """Whether what is called next depends on what was answered: there is a cascade or a panel in it."""
     if isinstance(plan, Call):
         return False
-    if not isinstance(plan, Fallback):
-        return True
-    for part in plan.plans:  # a loop, because every request comes by here
-        if not isinstance(part, Call) and looks_at_answers(part):
-            return True
-    return False
+    return not isinstance(plan, Fallback) or any(looks_at_answers(part) for part in plan.plans)
 
 
 class Decision(Struct, frozen=True, gc=False, kw_only=True):

@@ -139,5 +139,5 @@ def test_the_answer_of_a_plan_costs_what_its_own_call_did(tmp_path: Path) -> Non
     )
     table = import_outcomes("journal", journal(tmp_path, [decided("d1", "a"), ended]))
     assert table.cost_usd is not None
-    np.testing.assert_array_equal(table.cost_usd, [[NAN, 0.5]])
-    np.testing.assert_array_equal(table.quality, [[NAN, 1.0]])
+    np.testing.assert_array_equal(table.cost_usd, [[0.5]])
+    np.testing.assert_array_equal(table.quality, [[1.0]])

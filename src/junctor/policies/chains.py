@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -29,7 +30,7 @@ class Point:
     cost: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scored:
     """The rows that thresholds are set on, gaps filled: quality, cost, and score of each target's answer, all [n, M].
 
@@ -42,6 +43,24 @@ class Scored:
     score: Array
     share: float = 0.0
     grid: int = 40
+
+    @cached_property
+    def _ordered(self) -> Array:
+        """[n, M] each target's scores, ascending: quantiles are read off it."""
+        return np.sort(self.score, axis=0)
+
+    @cached_property
+    def _onward(self) -> dict[int, Array]:
+        """Column -> [n, grid] 1 where its score is below the quantile, filled as columns are asked for."""
+        return {}
+
+    def _goes_on(self, column: int) -> Array:
+        found = self._onward.get(column)
+        if found is None:
+            levels = np.linspace(0.0, 1.0, self.grid)
+            taus = np.interp(levels * (len(self.score) - 1), np.arange(len(self.score)), self._ordered[:, column])
+            found = self._onward[column] = (self.score[:, column, None] < taus).astype(np.float64)
+        return found
 
     def pool(self, tried: Sequence[int]) -> list[int]:
         """Up to POOL of the tried columns, cheapest first."""
@@ -58,7 +77,10 @@ class Scored:
 
     def tau(self, column: int, level: float) -> float:
         """The score's quantile."""
-        return float(np.quantile(self.score[:, column], min(max(level, 0.0), 1.0)))
+        place = min(max(level, 0.0), 1.0) * (len(self.score) - 1)
+        low, part = int(place), place - int(place)
+        ordered = self._ordered[:, column]
+        return float(ordered[low] + part * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low]))
 
     def points(self, chain: tuple[int, ...]) -> tuple[Array, Array, Array]:
         """Levels [P, L - 1], mean quality [P] and mean cost [P] at every point of the grid."""
@@ -67,13 +89,12 @@ class Scored:
         rows = len(self.quality)
         if len(chain) == 1:
             return np.zeros((1, 0)), self.quality[:, last].mean(keepdims=True), self.cost[:, last].mean(keepdims=True)
-        onward = [self.score[:, c, None] < np.quantile(self.score[:, c], levels) for c in chain[:-1]]
-        first, go = chain[0], onward[0].astype(np.float64)
+        first, go = chain[0], self._goes_on(chain[0])
         start_cost = (1.0 + self.share) * self.cost[:, first].mean()
         if len(chain) == 2:
             gain, price = self.quality[:, last] - self.quality[:, first], self.cost[:, last]
             return levels[:, None], self.quality[:, first].mean() + gain @ go / rows, start_cost + price @ go / rows
-        middle, more = chain[1], onward[1].astype(np.float64)
+        middle, more = chain[1], self._goes_on(chain[1])
         gain = self.quality[:, middle] - self.quality[:, first]
         further = self.quality[:, last] - self.quality[:, middle]
         quality = self.quality[:, first].mean() + ((gain @ go)[:, None] + go.T @ (further[:, None] * more)) / rows
