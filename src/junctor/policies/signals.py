@@ -1,0 +1,211 @@
+r"""Signals: cheap named features of a request, each with a confidence, read only when somebody asks.
+
+A signal is one of these, and gives 0 where it does not match:
+
+    { contains = ["refund", "invoice"] }           a text occurs            { regex = "\bSELECT\b" }   a pattern is found
+    { min_length = 2000 }                          characters               { language = ["de", "fr"] }  what it is written in
+    { label = { tier = "gold" } }                  what the caller said     { needs = ["tools"] }        capabilities asked for
+    { examples = ["sum this up"], threshold = 0.5 }    cosine with the nearest example
+    { category = ["law"] }                         the label that a classifier predicts, with its probability
+
+The first six are conditions of the hand-written rules (junctor.policies.rules) and are read by the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from junctor.errors import ConfigError, UserError
+from junctor.estimators.categories import Recogniser, probabilities
+from junctor.estimators.settings import check, configured
+from junctor.features import Features
+from junctor.policies.languages import LANGUAGES, language_of
+from junctor.policies.rules import When
+from junctor.policy import Array
+
+KINDS = ("contains", "regex", "length", "label", "needs", "language", "examples", "category")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal:
+    """See the module; exactly one kind of condition. `threshold` is the least cosine, or probability of a category."""
+
+    contains: str | tuple[str, ...] = ()
+    regex: str = ""
+    min_length: int | None = None
+    max_length: int | None = None
+    label: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    needs: str | tuple[str, ...] = ()
+    language: str | tuple[str, ...] = ()
+    examples: str | tuple[str, ...] = ()
+    category: str | tuple[str, ...] = ()
+    threshold: float = 0.0
+
+    @cached_property
+    def when(self) -> When:
+        """The part that hand-written rules know."""
+        return When(**{f.name: getattr(self, f.name) for f in fields(When)})
+
+    @cached_property
+    def kind(self) -> str:
+        """One of KINDS."""
+        given = {
+            "length": self.min_length is not None or self.max_length is not None,
+            **{kind: bool(getattr(self, kind)) for kind in KINDS if kind != "length"},
+        }
+        kinds = [kind for kind in KINDS if given[kind]]
+        return kinds[0] if len(kinds) == 1 else ""
+
+    @cached_property
+    def values(self) -> tuple[str, ...]:
+        """Of a language, an example or a category signal: what is listed."""
+        found: Any = getattr(self, self.kind) if self.kind in ("language", "examples", "category") else ()
+        return (found,) if isinstance(found, str) else tuple(found)
+
+    def validate(self, path: str) -> None:
+        """Raise ConfigError for a signal that is none, or two at once, or can never match."""
+        check(bool(self.kind), path, "must be exactly one kind of signal", f"one of {', '.join(KINDS)}")
+        self.when.validate(path)
+        check(-1.0 <= self.threshold <= 1.0, f"{path}.threshold", "must be in [-1, 1]")
+        if self.kind == "language":
+            strange = [code for code in self.values if code not in LANGUAGES]
+            check(not strange, f"{path}.language", f"{strange[:1]} is not told apart", f"known: {', '.join(LANGUAGES)}")
+
+
+def signal_of(found: Any, path: str) -> Signal:
+    """From a Signal or a plain table; raises ConfigError that names the wrong key."""
+    if not isinstance(found, (Signal, Mapping)):
+        raise ConfigError("must be a table", field=path, fix='for example { contains = ["refund"] }')
+    made = found if isinstance(found, Signal) else configured(Signal, found, path)
+    made.validate(path)
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What signals may look at of one request."""
+
+    text: str
+    labels: Mapping[str, str]
+    needs: frozenset[str]
+    vector: NDArray[np.float32] | None
+
+
+class Signals:
+    """Signals that are ready to be read: examples embedded [n, D] each, categories learned."""
+
+    def __init__(
+        self,
+        specs: Mapping[str, Signal],
+        examples: Mapping[str, NDArray[np.float32]],
+        categories: Sequence[str] = (),
+        recogniser: Recogniser | None = None,
+    ) -> None:
+        self.specs, self.examples = dict(specs), dict(examples)
+        self.categories, self.recogniser = tuple(categories), recogniser
+        self._places = {
+            name: [i for i, c in enumerate(self.categories) if c in spec.values]
+            for name, spec in self.specs.items()
+            if spec.kind == "category"
+        }
+
+    def read(self, name: str, seen: Seen) -> float:
+        """Confidence of one signal for one request; raises UserError where it needs a vector and there is none."""
+        spec = self.specs[name]
+        if spec.kind == "language":
+            return float(language_of(seen.text) in spec.values)
+        if spec.kind not in ("examples", "category"):
+            return float(spec.when.holds(seen.text, seen.labels, seen.needs))
+        if seen.vector is None:
+            raise UserError("needs an embedding", field=f"signals.{name}", fix="pass features made by an encoder")
+        return float(self._learned(name, spec, seen.vector[None, :])[0])
+
+    def read_many(self, names: Sequence[str], features: Features) -> dict[str, Array]:
+        """Confidences [N] of several signals for N requests; rows of a table ask for no capability."""
+        out: dict[str, Array] = {}
+        for name in names:
+            spec = self.specs[name]
+            if spec.kind in ("examples", "category"):
+                out[name] = self._learned(name, spec, features.vectors(f"signals.{name}"))
+                continue
+            rows = [Seen(text, _labels(features, i), frozenset(), None) for i, text in enumerate(features.texts)]
+            out[name] = np.array([self.read(name, row) for row in rows])
+        return out
+
+    def _learned(self, name: str, spec: Signal, vectors: NDArray[np.float32]) -> Array:
+        if spec.kind == "examples":
+            close: Array = (vectors @ self.examples[name].T).max(axis=1, initial=-1.0).astype(np.float64)
+            return np.where(close >= spec.threshold, np.clip(close, 1e-9, 1.0), 0.0)
+        if self.recogniser is None or not self.categories:
+            return np.zeros(len(vectors))
+        share = probabilities(self.recogniser.scores(vectors))
+        best = share.argmax(axis=1)
+        sure = share[np.arange(len(share)), best]
+        return np.where(np.isin(best, self._places[name]) & (sure >= spec.threshold), sure, 0.0)
+
+
+def _labels(features: Features, row: int) -> dict[str, str]:
+    return {name: values[row] for name, values in features.labels.items()}
+
+
+def worlds(specs: Mapping[str, Signal], names: Sequence[str], most: int) -> NDArray[np.bool_] | None:
+    """[W, n] all combinations of truths that n signals can have together, or None when there are more than `most`.
+
+    Signals about one thing exclude one another: a text has one length, one language, one predicted category, one value per
+    label. Signals about different things are taken to be independent, so a combination may still be impossible in practice.
+    """
+    groups: dict[Any, list[str]] = {}
+    for name in names:
+        groups.setdefault(_about(specs[name]), []).append(name)
+    parts = [sorted(set(_truths([specs[name] for name in members]))) for members in groups.values()]
+    if np.prod([float(len(part)) for part in parts]) > most:
+        return None
+    order = [name for members in groups.values() for name in members]
+    rows = [[truth for part in chosen for truth in part] for chosen in product(*parts)]
+    table = np.array(rows, dtype=bool).reshape(len(rows), len(order))
+    return np.asarray(table[:, [order.index(name) for name in names]])
+
+
+def _about(spec: Signal) -> Any:
+    """Signals with the same answer speak of the same thing."""
+    if spec.kind in ("length", "language", "category"):
+        return spec.kind
+    if spec.kind == "label" and len(spec.label) == 1:
+        return ("label", *spec.label)
+    return (spec.kind, repr(spec))
+
+
+def _truths(specs: Sequence[Signal]) -> list[tuple[bool, ...]]:
+    """The combinations of truths that signals about one thing can have."""
+    if specs[0].kind == "length":
+        ends = [end for s in specs for end in (s.min_length or 0, s.max_length) if end is not None]
+        lengths = sorted({0, *ends, *(end + 1 for end in ends)})
+        return [
+            tuple((s.min_length or 0) <= n <= (n if s.max_length is None else s.max_length) for s in specs) for n in lengths
+        ]
+    if specs[0].kind == "label" and len(specs[0].label) == 1:
+        listed = [_listed(next(iter(s.label.values()))) for s in specs]
+    elif specs[0].kind in ("language", "category"):
+        listed = [s.values for s in specs]
+    else:
+        return [(False,) * len(specs), (True,) * len(specs)]
+    values = dict.fromkeys([*(v for values in listed for v in values), None])
+    found = [tuple(value in values for values in listed) for value in values]
+    unsure = any(s.threshold > 0 for s in specs) and specs[0].kind == "category"
+    return found + (_fewer(found) if unsure else [])
+
+
+def _fewer(found: Sequence[tuple[bool, ...]]) -> list[tuple[bool, ...]]:
+    """Category signals of one value with different thresholds: any of those that match may not."""
+    return [truths for row in found for truths in product(*[(False, True) if t else (False,) for t in row])]
+
+
+def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
