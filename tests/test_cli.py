@@ -68,8 +68,8 @@ def table(tmp_path: Path) -> Path:
 
 SURFACE = {
     "bench": (
-        "board card clip data drop-empty encoder engine experiments gold html jobs json label out policies queries quick resamples "
-        "seeds sets split suite targets text"
+        "board card clip data drop-empty encoder engine experiments gold html jobs json label out policies queries quick "
+        "resamples seeds sets split suite targets text"
     ),
     "demo": "folder port seed seeds serve tasks",
     "explain": "config journal json",

@@ -19,12 +19,12 @@ from junctor.bench.experiments import able
 from junctor.bench.judge import Frame, judge
 from junctor.bench.prepare import BENCH_ONLY, Setup
 from junctor.bench.references import gathered
-from junctor.bench.seedrun import TEST, Seed, frame_of, seed_of
+from junctor.bench.seedrun import TEST, Seed, seed_of
 from junctor.bench.standard import ground_of, readable, thin
 from junctor.bench.unseen import folds_of, left_out
 from junctor.errors import UserError
-from junctor.fitting import config_with, fit_policy, visible
 from junctor.features import Features
+from junctor.fitting import config_with, fit_policy, visible
 from junctor.outcomes import OutcomeTable
 from junctor.policy import Policy, PolicyConfig
 

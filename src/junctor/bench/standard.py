@@ -128,7 +128,7 @@ def thin(setup: Setup, split: Split, number: int, most: int = MOST_KNOWN) -> Spl
 def _some(setup: Setup, rows: NDArray[np.intp], share: float, rng: np.random.Generator) -> NDArray[np.intp]:
     label = setup.table.label
     part = draw_groups(np.arange(len(rows)), [label[i] for i in rows.tolist()], (share, 1 - share), rng)
-    return rows[part == 0]
+    return np.asarray(rows[part == 0], dtype=np.intp)
 
 
 def _fixed_split(setup: Setup) -> bool:

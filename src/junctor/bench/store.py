@@ -1,4 +1,4 @@
-"""The suite's results on disk: per unit one JSON document and one NPZ of figures, written in one step, found again by their key.
+"""The suite's results on disk: per unit a JSON document and an NPZ of figures, written in one step, found again by their key.
 
 The key is a digest of everything that the unit's figures depend on. A rerun with the same key reads what is there.
 """

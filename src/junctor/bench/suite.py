@@ -6,6 +6,7 @@ order or where: one job and two give the same board.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import signal
 import threading
@@ -55,7 +56,10 @@ def plan(
     policies: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Planned:
-    """Read and encode the sets, and list the units. Raises UserError for an unknown experiment or policy, or when no set is there."""
+    """Read and encode the sets, and list the units.
+
+    Raises UserError for an unknown experiment or policy, or when no set is there.
+    """
     names = list(EXPERIMENTS if experiments is None else dict.fromkeys(experiments))
     loaded, unloaded = _loaded(names, asked=experiments is not None)
     setups, absent = _set_up(run, sets, progress)
@@ -96,7 +100,7 @@ def _set_up(run: Run, sets: Sequence[PublishedSet], progress: Progress | None) -
         gone = one.missing(Path(run.data) if run.data else None)
         try:
             if gone:
-                absent[one.name] = f"{one.title}: {', '.join(gone)} not found in {run.data or 'any data folder'}"
+                absent[one.name] = f"{one.title}: {', '.join(gone)} is not in the data folder"
             else:
                 setups[one.name] = ready(run, one)
         except UserError as error:
@@ -113,10 +117,10 @@ def _only(units: Sequence[Unit], policies: Sequence[str] | None) -> list[Unit]:
     """The units of the policies that were asked for, and of the bars that they are compared with."""
     if policies is None:
         return list(units)
-    known = {unit.policy for unit in units}
+    known = {unit.policy for unit in units} | set(participants().needs)
     for name in policies:
         if name not in known:
-            why = participants().left_out.get(name, "no policy or estimator is called so, or it can take part nowhere here")
+            why = participants().left_out.get(name, "no policy or estimator is called so")
             raise UnknownName(why, field=f"policies: {name}", fix=near(name, sorted(known)))
     wanted = set(policies)
     return [unit for unit in units if unit.policy in wanted or unit.policy in _references(unit.experiment)]
@@ -168,7 +172,7 @@ def run_suite(planned: Planned, *, jobs: int = 2, engine: str = "local", progres
     """Do what is not done yet, and give the records of all units, in the order of the plan.
 
     jobs     processes; 1 works in this one
-    engine   "local", or "ray": the same units as Ray tasks, on the cluster that RAY_ADDRESS names or on a local one of `jobs` cpus
+    engine   "local", or "ray": the same units as Ray tasks, on the cluster of RAY_ADDRESS or on a local one of `jobs` cpus
     """
     left = missing_units(planned)
     clock = _Clock(planned, left, progress)
@@ -269,7 +273,7 @@ def _with_processes(planned: Planned, left: Sequence[Unit], jobs: int, clock: _C
 def _round(
     planned: Planned, pool: ProcessPoolExecutor, waiting: list[Unit], starts: dict[Unit, int], jobs: int, clock: _Clock
 ) -> list[Unit]:
-    """Feed the pool until nothing waits or it breaks; gives what is still to do. Few units are out at a time, so few are lost."""
+    """Feed the pool until nothing waits or it breaks; gives what is still to do. Few units are out at a time: few are lost."""
     queue = list(reversed(waiting))
     out: dict[Future[Record], Unit] = {}
     while queue or out:
@@ -315,7 +319,7 @@ def _with_ray(planned: Planned, left: Sequence[Unit], jobs: int, clock: _Clock) 
     mine = not ray.is_initialized()
     if mine:
         where: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": jobs, "include_dashboard": False}
-        ray.init(**where, logging_level="warning", log_to_driver=False)
+        ray.init(**where, logging_level=logging.WARNING, log_to_driver=False)
     try:
         task = ray.remote(num_cpus=1, max_retries=1)(run_unit)
         out = {task.remote(planned.run, planned.sets[u.set], u, planned.keys[u]): u for u in left}

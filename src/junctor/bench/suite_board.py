@@ -88,7 +88,7 @@ def _table(name: str, set_: str, side: str, records: Sequence[Record], figures: 
     rows = [_standing(r, found.get(r.unit.policy, {}), figures, side, headline, (bar, blind), better, ranks) for r in records]
     if side:
         rows = [row for row in rows if row.figures]
-    singles = next((record.curves["singles"] for record in records if "singles" in record.curves), {})
+    singles: Mapping[str, Any] = next((record.curves["singles"] for record in records if "singles" in record.curves), {})
     return Table(
         experiment=name,
         set=set_,

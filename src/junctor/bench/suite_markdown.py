@@ -49,7 +49,7 @@ def _ranks(suite: SuiteBoard) -> list[str]:
         found.setdefault(rank.policy, {})[rank.experiment] = rank
     names = list(facts(suite))
     rows = [[policy, *(_rank(ranks.get(name)) for name in names)] for policy, ranks in found.items()]
-    key = "Mean rank over sets, 1 is best; in brackets sets above the best cheap bar / tied with it / below it; * not on all sets."
+    key = "Mean rank over sets, 1 is best; in brackets sets above the best cheap bar / tied with it / below it; *: not all sets."
     return [*_grid(["policy", *names], rows), "", key]
 
 

@@ -70,8 +70,8 @@ def _ranks(suite: SuiteBoard) -> str:
         for policy, ranks in found.items()
     ]
     key = (
-        "Mean rank over sets by each set's headline, 1 is best; in brackets: sets where it clears the best cheap bar, cannot be told "
-        "from it, is below it. A star: not on all sets of the experiment."
+        "Mean rank over sets by each set's headline, 1 is best; in brackets: sets where it clears the best cheap bar, cannot "
+        "be told from it, is below it. A star: not on all sets of the experiment."
     )
     table = f"<table><thead><tr><th>policy</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return f'<div class="scroll first">{table}</div><p class="note">{key}</p>'

@@ -1,4 +1,4 @@
-"""The suite's drawings: frontiers of the best policies per set, onboarding and regret curves. All are SVG texts for the page."""
+"""The suite's drawings as SVG texts: frontiers of the best policies per set, onboarding and regret curves."""
 
 from __future__ import annotations
 

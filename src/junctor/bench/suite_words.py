@@ -72,8 +72,8 @@ def lead(suite: SuiteBoard) -> str:
     took = f"{suite.seconds / 60:.0f} minutes" if suite.seconds > 90 else f"{suite.seconds:.0f} seconds"
     sets = {table.set for table in suite.tables}
     text = (
-        f"{len(policies)} policies on {len(sets)} sets in {len(suite.experiments)} experiments: {suite.units:,} units, {took} of "
-        f"one core's work; {suite.seeds} seeds and {suite.resamples} paired resamples, encoder {suite.encoder}, "
+        f"{len(policies)} policies on {len(sets)} sets in {len(suite.experiments)} experiments: {suite.units:,} units, {took} "
+        f"of one core's work; {suite.seeds} seeds and {suite.resamples} paired resamples, encoder {suite.encoder}, "
         f"junctor {suite.junctor}."
     )
     return text + (" A quick run on few rows: not to be quoted." if suite.quick else "")

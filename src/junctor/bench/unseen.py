@@ -87,8 +87,8 @@ class OutOfDistribution(Experiment):
 
 def left_out(setup: Setup) -> list[str]:
     """The datasets that are left out in turn, largest first."""
-    usable = setup.table.mask.all(axis=1)
-    counted = Counter(name for name, good in zip(setup.table.label, usable.tolist(), strict=True) if name and good)
+    usable = np.asarray(setup.table.mask.all(axis=1)).tolist()
+    counted = Counter(name for name, good in zip(setup.table.label, usable, strict=True) if name and good)
     large = [name for name, count in counted.most_common() if count >= FEWEST_ROWS]
     return large[:MOST_LEFT_OUT] if len(counted) > 1 else []
 
@@ -148,7 +148,5 @@ def _notes(setup: Setup) -> tuple[str, ...]:
     names = left_out(setup)
     every = len({name for name in setup.table.label if name})
     which = "all" if len(names) == every else f"the {len(names)} largest of {every}"
-    return (
-        f"left out in turn: {which} datasets ({', '.join(names)}); at most {MOST_KNOWN:,} rows of the others are learned from "
-        f"and at most {MOST_TEST:,} are judged",
-    )
+    said = f"left out in turn: {which} datasets ({', '.join(names)})"
+    return (f"{said}; at most {MOST_KNOWN:,} rows of the others are learned from and at most {MOST_TEST:,} are judged",)

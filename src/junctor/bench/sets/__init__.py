@@ -1,8 +1,8 @@
 """The published sets: what each is called, which files it is read from, and who reads it.
 
 Nothing of them ships with junctor. They are read from one folder (`--data DIR`, else the environment's JUNCTOR_DATA, else
-`shared/data` beside the checkout); a set whose files are not there is named and left out. Each reader answers the traps that are
-known of its files, and says in the table's notes what it did.
+`shared/data` beside the checkout); a set whose files are not there is named and left out. Each reader answers the traps that
+are known of its files, and says in the table's notes what it did.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class PublishedSet:
 
     def missing(self, folder: Path | None) -> tuple[str, ...]:
         """The files that are not there."""
-        return tuple(name for name in self.files if folder is None or not (folder / name).is_file())
+        places = {name: Path(name) if folder is None else folder / name for name in self.files}
+        nowhere = {name for name, place in places.items() if folder is None and not place.is_absolute()}
+        return tuple(name for name, place in places.items() if name in nowhere or not place.is_file())
 
     def load(self, folder: Path) -> OutcomeTable:
         """Read it. Raises TableError when the files are not what the reader expects, or when there is no such reader."""

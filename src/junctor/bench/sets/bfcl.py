@@ -14,6 +14,7 @@ from junctor.outcomes.files import load_frame
 from junctor.types import Catalogue, Price, Target
 
 Array = NDArray[np.float64]
+OTHERS = "the median of what the other models were sent with the same question"
 
 
 def everyone(folder: Path) -> OutcomeTable:
@@ -24,9 +25,9 @@ def everyone(folder: Path) -> OutcomeTable:
 def priced(folder: Path) -> OutcomeTable:
     """The 49 models with a list price.
 
-    Google counts input tokens by another rule (about a third of the others'), so that its costs are not comparable: its input is
-    counted as the median of what the other models were sent with the same question. Calls with no recorded token at all have no
-    known cost.
+    Google counts input tokens by another rule (about a third of the others'), so that its costs are not comparable: its input
+    is counted as the median of what the other models were sent with the same question. Calls with no recorded token at all have
+    no known cost.
     """
     table = _read(folder)
     assert table.cost_usd is not None
@@ -92,7 +93,6 @@ def _comparable(table: OutcomeTable) -> OutcomeTable:
         notes=(
             *table.notes,
             f"{int(nothing.sum())} calls without a recorded token have no cost here",
-            f"the input of {int(google.sum())} Gemini models is billed at the other models' median count for the same question: "
-            "Google's own counts are about a third",
+            f"Google counts about a third of the others' input: {int(google.sum())} Gemini models are billed for {OTHERS}",
         ),
     )

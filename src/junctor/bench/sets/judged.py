@@ -65,7 +65,7 @@ def lookahead(folder: Path) -> OutcomeTable:
 
 
 def open_llm_v2(folder: Path) -> OutcomeTable:
-    """CARROT's matrix without SOLAR, which has no MMLU-Pro rows. There are no texts: the task is all that is known of a query."""
+    """CARROT's matrix without SOLAR, which has no MMLU-Pro rows. No texts: the task is all that is known of a query."""
     frame = load_frame(folder / "carrot_openllm_v2_numeric/correctness.parquet")
     columns = [name for name in frame.columns if name.startswith("score:")]
     whole = [name for name in columns if frame[name].null_count() == 0]
