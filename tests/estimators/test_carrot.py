@@ -1,4 +1,4 @@
-"""carrot: bills from tokens and prices where they agree with what was paid, and a world where only the prompt tells the cost."""
+"""carrot: bills from tokens and prices where they agree with what was paid, and a world where the prompt tells the cost."""
 
 from __future__ import annotations
 
