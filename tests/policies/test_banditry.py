@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from junctor.errors import ArtefactError, ConfigError, NoTarget, UserError
-from junctor.estimators.measured import means
 from junctor.features import Features
 from junctor.outcomes import OutcomeTable
 from junctor.policies.arms import LinearArms, Prior
@@ -186,7 +185,7 @@ def test_without_optimism_a_newcomer_is_not_tried():
     made = {one.target for one, _ in played(learner)}
     assert made == {"generalist"}
     keen = replace(config, optimism=1.0).fit(TABLE.only(["generalist"]), FEATURES, np.random.default_rng(0))
-    assert len({one.target for one, _ in played(keen)}) > 1
+    assert "generalist" not in {one.target for one, _ in played(keen)}
 
 
 @each
@@ -331,8 +330,7 @@ def test_bad_settings_are_named(config, settings):
 def test_a_table_without_costs_has_no_bills():
     bare = OutcomeTable(texts=TABLE.texts, targets=Catalogue.of(["a", "b", "c", "d"]), quality=TABLE.quality)
     learner = LinUCBConfig(cost_weight=1.0).fit(bare, Features(FEATURES.texts, FEATURES.embedding), np.random.default_rng(0))
-    found = how_often(learner, bare.targets)
-    best = int(means(TABLE.quality).argmax())
-    assert found["abcd"[best]] > 0
+    free = LinUCBConfig().fit(bare, Features(FEATURES.texts, FEATURES.embedding), np.random.default_rng(0))
+    assert how_often(learner, bare.targets) == how_often(free, bare.targets)
     made = played(learner, 1, bare.targets)[0][0]
     assert made.ranked[0].predicted.cost_usd is None

@@ -139,7 +139,7 @@ def test_it_draws_as_the_plain_ones_do():
     world = green(300)
     learner, _ = lived(replace(COLD, algorithm="thompson"), world)
     look = learner._look(learner.context.matrix(world.features), learner._view(world.before))
-    plain = ThompsonConfig(warm=0.0, dims=4).fit(world.table, world.features, np.random.default_rng(0))
+    plain = ThompsonConfig(warm=0.0, dims=4, sigma=0.25).fit(world.table, world.features, np.random.default_rng(0))
     one, other = (policy.draw(look, np.random.default_rng(3))[0] for policy in (learner, plain))
     np.testing.assert_array_equal(one, other)
     assert SKILL.shape == (3, 4)

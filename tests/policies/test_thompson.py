@@ -46,7 +46,7 @@ def test_draws_scatter_as_the_posterior_does():
 def test_with_the_covariance_scaled_twice_it_explores_too_little(monkeypatch):
     table, features = planted(200)
     asked = list(requests(table, features, range(100)))
-    learner = ThompsonConfig(warm=0.2).fit(table, features, np.random.default_rng(0))
+    learner = ThompsonConfig(warm=0.3, sigma=0.6).fit(table, features, np.random.default_rng(0))
 
     def explored():
         greedy, _ = learner.frozen().decide_many(features.take(range(100)), table.targets, np.random.default_rng(0))

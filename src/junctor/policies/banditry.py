@@ -376,7 +376,7 @@ class BanditConfig(PolicyConfig):
 
     warm: float = 1.0
     optimism: float = 1.0
-    ridge: float = 1.0
+    ridge: float = 3.0
     discount: float = 1.0
     fallbacks: int = 2
     remember: int = 100_000
@@ -442,9 +442,13 @@ class PricedBanditConfig(BanditConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LinearBanditConfig(PricedBanditConfig):
-    """Of bandits that see the embedding. dims: principal axes that are kept of it, at most 31."""
+    """Of bandits that see the embedding. dims: principal axes that are kept of it, at most 31.
 
-    dims: int = 16
+    The defaults of these (dims, ridge, alpha, sigma, epsilon) were chosen by regret on streams of training rows of four public
+    tables, never by what came of test rows: few axes and a firm prior lose least in the first thousands of requests.
+    """
+
+    dims: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()

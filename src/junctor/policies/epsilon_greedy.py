@@ -40,9 +40,9 @@ class EpsilonGreedy(Bandit):
 class EpsilonGreedyConfig(LinearBanditConfig):
     """epsilon: how often it explores at first; decay: its factor per outcome; floor: below which it never falls."""
 
-    epsilon: float = 0.5
-    decay: float = 0.998
-    floor: float = 0.02
+    epsilon: float = 0.3
+    decay: float = 0.995
+    floor: float = 0.01
 
     name: ClassVar[str] = "epsilon-greedy"
     fitted: ClassVar[type[Policy]] = EpsilonGreedy
@@ -55,7 +55,7 @@ class EpsilonGreedyConfig(LinearBanditConfig):
         "P(a) = ε_t / M + (1 - ε_t) [a is best]",
         complexity="one decision and one outcome M d and d² steps, d ≤ 32; a fit N M d² after one D³ of principal axes",
         adapted=(
-            "x is 1 and the first 16 principal axes of the frozen embedding.",
+            "x is 1 and the first 8 principal axes of the frozen embedding.",
             "Quality and cost are learned apart and traded when deciding.",
             "A fit on a full table is lived through once in random order, only the chosen outcome being revealed.",
         ),

@@ -37,7 +37,7 @@ class LinUCB(Bandit):
 class LinUCBConfig(LinearBanditConfig):
     """alpha: how many standard widths a target's doubt counts in its favour."""
 
-    alpha: float = 0.3
+    alpha: float = 0.2
 
     name: ClassVar[str] = "linucb"
     fitted: ClassVar[type[Policy]] = LinUCB
@@ -50,7 +50,7 @@ class LinUCBConfig(LinearBanditConfig):
         formula="A_a = λI + Σ x xᵀ, b_a = λθ_0 + Σ r x, θ_a = A_a⁻¹ b_a; take argmax_a θ_aᵀx - w c_a / c_max + α √(xᵀ A_a⁻¹ x)",
         complexity="one decision and one outcome M d² and d² steps, d ≤ 32; a fit N M d² after one D³ of principal axes",
         adapted=(
-            "x is 1 and the first 16 principal axes of the frozen embedding, where the paper has hand-made article features.",
+            "x is 1 and the first 8 principal axes of the frozen embedding, where the paper has hand-made article features.",
             "Quality and cost are learned apart and traded when deciding, where the paper has one reward.",
             "A target that was never tried is expected to be right (θ_0), so that a new one is tried; the paper's θ_0 is zero.",
             "A fit on a full table is lived through once in random order, only the chosen outcome being revealed.",

@@ -44,7 +44,7 @@ class Thompson(Bandit):
 class ThompsonConfig(LinearBanditConfig):
     """sigma: believed standard deviation of one outcome; the prior variance of a weight is sigma² / ridge."""
 
-    sigma: float = 0.25
+    sigma: float = 0.1
 
     name: ClassVar[str] = "thompson"
     fitted: ClassVar[type[Policy]] = Thompson
@@ -59,7 +59,7 @@ class ThompsonConfig(LinearBanditConfig):
         complexity="one decision M d² + 97 M, one outcome d², d ≤ 32; a fit N M d² after one D³ of principal axes",
         adapted=(
             "One model per target and one noise level σ, where the paper has one model and a scale v from its regret bound.",
-            "x is 1 and the first 16 principal axes of the frozen embedding.",
+            "x is 1 and the first 8 principal axes of the frozen embedding.",
             "Quality and cost are learned apart and traded when deciding; the draw is of their trade.",
             "A fit on a full table is lived through once in random order, only the chosen outcome being revealed.",
             "The covariance is multiplied by σ² once; GreenServ's released code does it twice and so explores too little.",
