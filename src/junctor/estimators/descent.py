@@ -70,10 +70,20 @@ def torch_for(who: str) -> Any:
         raise MissingExtra("is trained with PyTorch", field=who, fix="pip install 'junctor[neural]'") from error
 
 
-def descend(who: str, start: Mapping[str, Array], loss: Loss, rows: Rows, recipe: Recipe, rng: np.random.Generator) -> Descent:
+def descend(
+    who: str,
+    start: Mapping[str, Array],
+    loss: Loss,
+    rows: Rows,
+    recipe: Recipe,
+    rng: np.random.Generator,
+    *,
+    judge: Loss | None = None,
+) -> Descent:
     """Make `loss` small on `rows`, from `start`; without a row, the start itself.
 
-    Raises MissingExtra when torch is not installed.
+    `judge` is what held-out rows are judged by, where that is a part of the loss only. Raises MissingExtra when torch is
+    not installed.
     """
     torch = torch_for(who)
     with _one_thread(torch):
@@ -86,7 +96,10 @@ def descend(who: str, start: Mapping[str, Array], loss: Loss, rows: Rows, recipe
             parts = torch.split(flat, sizes)
             return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
-        best, losses, judged = _epochs(torch, flat, lambda batch, draw: loss(views(), batch, draw), rows, recipe, rng)
+        def of(measure: Loss) -> Callable[[Rows, np.random.Generator], Tensor]:
+            return lambda batch, draw: measure(views(), batch, draw)
+
+        best, losses, judged = _epochs(torch, flat, of(loss), of(judge or loss), rows, recipe, rng)
     cuts = np.split(best.astype(np.float64), np.cumsum(sizes)[:-1])
     weights = {name: cut.reshape(shape) for (name, shape), cut in zip(shapes.items(), cuts, strict=True)}
     return Descent(weights, tuple(losses), tuple(judged))
@@ -96,6 +109,7 @@ def _epochs(
     torch: Any,
     flat: Tensor,
     loss: Callable[[Rows, np.random.Generator], Tensor],
+    judge: Callable[[Rows, np.random.Generator], Tensor],
     rows: Rows,
     recipe: Recipe,
     rng: np.random.Generator,
@@ -111,7 +125,7 @@ def _epochs(
             best = flat.detach().numpy().copy()
             continue
         with torch.no_grad():
-            judged.append(float(loss(held, np.random.default_rng(seed))))
+            judged.append(float(judge(held, np.random.default_rng(seed))))
         if judged[-1] <= min(judged):
             best = flat.detach().numpy().copy()
         if epoch - int(np.argmin(judged)) >= recipe.patience:

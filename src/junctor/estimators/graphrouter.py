@@ -110,8 +110,10 @@ class GraphRouterConfig(EstimatorConfig):
         adapted=(
             "Every recorded outcome is a label; the paper's one-hot of the best utility throws ties away.",
             "Tasks are clusters of training queries, so that a query without a label has one; the paper's are described.",
-            ("Outcomes scale the messages of their edges; the paper adds projected attributes and normalises by batch. Cost is"
-            " predicted apart from quality and traded afterwards, so one fit serves every trade."),
+            (
+                "Outcomes scale the messages of their edges; the paper adds projected ones and normalises by batch. Cost is"
+                " predicted apart from quality and traded afterwards, so one fit serves every trade."
+            ),
             "Hidden edges are all those of the hidden queries, as at test time; the released code hides edges one by one.",
             "The stopping epoch is chosen on held-out training rows; the released code's validation rows are its test rows.",
         ),

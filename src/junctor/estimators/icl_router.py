@@ -77,7 +77,7 @@ class ICLRouterConfig(EstimatorConfig):
     profile: int = 512
     width: int = 32
     learned: bool = True
-    rate: float = 0.003
+    rate: float = 0.01
     epochs: int = 30
 
     name: ClassVar[str] = "icl-router"

@@ -27,6 +27,7 @@ from junctor.outcomes import OutcomeTable
 from junctor.policy import Array, Estimator, EstimatorConfig
 from junctor.types import Target
 
+LENGTHS, PATTERNS = 2.0, 0.1
 ONBOARD_PENALTY = 3.0
 """L2 penalty of a new target's logistic head on the trunk."""
 START = 0.3
@@ -79,8 +80,8 @@ class LookaheadConfig(EstimatorConfig):
     latent: int = 4
     auxiliary: float = 0.5
     patterns: int = 8
-    rate: float = 0.003
-    epochs: int = 40
+    rate: float = 0.01
+    epochs: int = 60
 
     name: ClassVar[str] = "lookahead"
     needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
@@ -96,10 +97,14 @@ class LookaheadConfig(EstimatorConfig):
         ),
         adapted=(
             "A frozen sentence encoder and a trained trunk replace ModernBERT-base with 64 masked tokens per candidate.",
-            ("The auxiliary target is the length of the real response, and the pattern of right and wrong of the whole row; the"
-            " paper's is the response's text, which outcome tables do not hold."),
-            ("Recorded qualities are the labels as they are: the paper scales them per query to [0, 1], which makes a winner"
-            " of a target that failed like all others."),
+            (
+                "The auxiliary target is the length of the real response, and the pattern of right and wrong of the whole row; the"
+                " paper's is the response's text, which outcome tables do not hold."
+            ),
+            (
+                "Recorded qualities are the labels as they are: the paper scales them per query to [0, 1], which makes a winner"
+                " of a target that failed like all others."
+            ),
         ),
         unverified=(
             "Its mean over seven benchmarks is of scores that are normalised between bounds we could not derive again.",
@@ -138,21 +143,28 @@ class LookaheadConfig(EstimatorConfig):
         pattern = torch.from_numpy(patterns(quality, self.patterns, rng))
         half = self.width // 2
 
-        def loss(w: Mapping[str, Any], batch: NDArray[np.intp], draw: np.random.Generator) -> Any:
-            del draw
+        def parts(w: Mapping[str, Any], batch: NDArray[np.intp]) -> tuple[Any, Any]:
             trunk = x[batch] @ w["project"] + w["shift"]
             trunk = torch.cat([trunk[:, :half], trunk[:, half:].relu()], dim=1)
-            answers = torch.einsum("nh,mhk->nmk", trunk, w["latent"])
-            odds = (answers * w["quality"]).sum(dim=2) + w["bias"]
+            latent = torch.einsum("nh,mhk->nmk", trunk, w["latent"])
+            odds = (latent * w["quality"]).sum(dim=2) + w["bias"]
             total = descent.binary_loss(torch, odds, right[batch], seen[batch])
-            if not self.auxiliary:
-                return total
-            miss = (long[batch] - (answers * w["length"]).sum(dim=2)) ** 2 * told[batch]
-            total = total + self.auxiliary * miss.sum() / told[batch].sum().clamp(min=1.0)
-            return total + self.auxiliary * torch.nn.functional.cross_entropy(trunk @ w["pattern"], pattern[batch])
+            miss = (long[batch] - (latent * w["length"]).sum(dim=2)) ** 2 * told[batch]
+            return trunk, total + LENGTHS * self.auxiliary * miss.sum() / told[batch].sum().clamp(min=1.0)
+
+        def loss(w: Mapping[str, Any], batch: NDArray[np.intp], draw: np.random.Generator) -> Any:
+            del draw
+            trunk, total = parts(w, batch)
+            guess = torch.nn.functional.cross_entropy(trunk @ w["pattern"], pattern[batch])
+            return total + PATTERNS * self.auxiliary * guess
+
+        def judge(w: Mapping[str, Any], batch: NDArray[np.intp], draw: np.random.Generator) -> Any:
+            del draw
+            return parts(w, batch)[1]
 
         recipe = Recipe(rate=self.rate, epochs=self.epochs)
-        found = descent.descend(self.name, self._start(quality, vectors, prior, rng), loss, np.arange(len(x)), recipe, rng)
+        start = self._start(quality, vectors, prior, rng)
+        found = descent.descend(self.name, start, loss, np.arange(len(x)), recipe, rng, judge=judge)
         project, shift = trained.folded(found.weights["project"], found.weights["shift"], centre, scale)
         found.weights.update(project=project, shift=shift)
         return found

@@ -75,7 +75,7 @@ class ModelSATConfig(EstimatorConfig):
     width: int = 32
     choice_weight: float = 1.0
     perturb: float = 1.0
-    rate: float = 0.003
+    rate: float = 0.01
     epochs: int = 30
 
     name: ClassVar[str] = "model-sat"
@@ -93,10 +93,14 @@ class ModelSATConfig(EstimatorConfig):
         ),
         adapted=(
             "Tasks are k-means clusters of training queries, not 50 tasks of MMLU.",
-            ("Aptitudes are numbers and a bilinear head reads them; in the paper E5-large encodes them as words and Phi-3-mini"
-            " answers Yes or No."),
-            ("Perturbing the order of tasks in the text becomes noise of the size of a measurement error while training;"
-            " numbers have no order to average over at test time."),
+            (
+                "Aptitudes are numbers, read by a bilinear head; in the paper E5-large encodes them as words and Phi-3-mini"
+                " answers Yes or No."
+            ),
+            (
+                "Perturbing the order of tasks in the text becomes noise of the size of a measurement error while training;"
+                " numbers have no order to average over at test time."
+            ),
         ),
         unverified=("A 20-shot accuracy has a standard error of about .1: the test says little of single tasks.",),
         complexity="fit O(epochs N (D H + H M)); decision O(D H + H M); a new target costs T x shots calls",

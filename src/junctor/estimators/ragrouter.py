@@ -123,11 +123,11 @@ class RAGRouterConfig(EstimatorConfig):
 
     marker: str = "\n### Documents\n"
     documents: bool = True
-    width: int = 32
+    width: int = 64
     contrast: float = 0.5
     encoder: str = "static"
-    rate: float = 0.003
-    epochs: int = 40
+    rate: float = 0.005
+    epochs: int = 50
 
     name: ClassVar[str] = "ragrouter"
     needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
@@ -144,8 +144,10 @@ class RAGRouterConfig(EstimatorConfig):
         ),
         adapted=(
             "No outcomes measured with the very documents are public: it is shown on planted worlds only.",
-            ("The project's frozen encoder reads query and documents; in the paper all-mpnet-base-v2 does, and a cross-encoder"
-            " their interaction, for which the product of the two projections and their cosine stand in."),
+            (
+                "A frozen encoder reads query and documents; in the paper all-mpnet-base-v2 does, and a cross-encoder"
+                " their interaction, for which the product of the two projections and their cosine stand in."
+            ),
             "Documents come in the request's text after a marker line.",
         ),
         unverified=("The exact form of the paper's contrastive loss was not read.",),

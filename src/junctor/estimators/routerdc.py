@@ -85,8 +85,8 @@ class RouterDCConfig(EstimatorConfig):
     clusters: int = 20
     negatives: int = 3
     rows_per_label: int = 1000
-    rate: float = 0.003
-    epochs: int = 30
+    rate: float = 0.01
+    epochs: int = 40
 
     name: ClassVar[str] = "routerdc"
     needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
@@ -104,8 +104,10 @@ class RouterDCConfig(EstimatorConfig):
         adapted=(
             "A frozen sentence encoder with a trained linear projection replaces mDeBERTa-v3-base tuned end to end.",
             "Clusters are k-means of the embeddings themselves, not of their t-SNE.",
-            ("A logistic line per target, fitted on the training rows, turns the cosine into a quality, so that the cost knob"
-            " works; the paper chooses by the cosine alone."),
+            (
+                "A logistic line per target, fitted on training rows, turns the cosine into a quality, so that the cost knob"
+                " works; the paper chooses by the cosine alone."
+            ),
             "Sample-sample similarities are tempered like the others; the released code leaves them untempered.",
             "A new target gets the direction from its failed to its solved queries; the paper trains anew.",
         ),
@@ -149,22 +151,27 @@ class RouterDCConfig(EstimatorConfig):
         ends = [torch.from_numpy(part) for part in extremes(quality, self.top, self.last, rng)]
         pairs = Pairs.of(trained.nearest(vectors, trained.clusters(vectors, self.clusters, rng)), self.negatives)
 
+        def placed(w: Mapping[str, Any], batch: NDArray[np.intp]) -> Any:
+            return _torch_unit(torch, x[batch] @ w["project"] + w["shift"])
+
+        def targets(w: Mapping[str, Any], batch: NDArray[np.intp], draw: np.random.Generator) -> Any:
+            del draw
+            scores = placed(w, batch) @ _torch_unit(torch, w["vectors"]).T / self.temperature
+            return sample_llm_loss(torch, scores, ends[0][batch], ends[1][batch])
+
         def loss(w: Mapping[str, Any], batch: NDArray[np.intp], draw: np.random.Generator) -> Any:
-            placed = _torch_unit(torch, x[batch] @ w["project"] + w["shift"])
-            scores = placed @ _torch_unit(torch, w["vectors"]).T / self.temperature
-            total = sample_llm_loss(torch, scores, ends[0][batch], ends[1][batch])
-            if self.sample_weight:
-                others = _torch_unit(torch, x[pairs.draw(batch, draw)] @ w["project"] + w["shift"])
-                near = (others @ placed[:, :, None])[:, :, 0] / self.temperature
-                total = total + self.sample_weight * (near.logsumexp(dim=1) - near[:, 0]).mean()
-            return total
+            total = targets(w, batch, draw)
+            if not self.sample_weight:
+                return total
+            near = (placed(w, pairs.draw(batch, draw)) @ placed(w, batch)[:, :, None])[:, :, 0] / self.temperature
+            return total + self.sample_weight * (near.logsumexp(dim=1) - near[:, 0]).mean()
 
         start = {
             "project": trained.drawn(rng, vectors.shape[1], self.width),
             "shift": np.zeros(self.width),
             "vectors": trained.drawn(rng, quality.shape[1], self.width),
         }
-        found = descent.descend(self.name, start, loss, rows, Recipe(rate=self.rate, epochs=self.epochs), rng)
+        found = descent.descend(self.name, start, loss, rows, Recipe(rate=self.rate, epochs=self.epochs), rng, judge=targets)
         found.weights["project"], found.weights["shift"] = trained.folded(
             found.weights["project"], found.weights["shift"], centre, scale
         )
@@ -236,7 +243,7 @@ def _balanced(table: OutcomeTable, most: int, rng: np.random.Generator) -> NDArr
 
 
 def _line(cosine: Array, quality: Array) -> tuple[float, float]:
-    """Slope and intercept of the log odds over the cosine: flat where a target gets worse with it, 0 when it was never tried."""
+    """Slope and intercept of the log odds over the cosine: level where a target gets worse with it, 0 if it was never tried."""
     if np.isnan(quality).all():
         return 0.0, 0.0
     slope, intercept = logistic(cosine[:, None], quality[:, None], SLOPE_PENALTY)

@@ -73,7 +73,7 @@ class Heads:
 
 
 class BaRP(Learner):
-    """Holds the query layer, the preference layer, the heads, each target's mean cost [M] (NaN: unknown), what was learned from.
+    """Holds the query layer, the preference layer, the heads, each target's mean cost [M] (NaN: unknown), what it learned from.
 
     `exploring` draws from the policy; `frozen()` takes its most likely target.
     """
