@@ -1,12 +1,12 @@
 """Nearest rows among many: inverted lists of 8-bit vectors, searched by faiss (extra `ann`). An index, no estimator.
 
-Rows are grouped around about 2 sqrt(n) k-means centroids and kept list by list, one byte per dimension. A query looks at the
-lists of its nearest centroids only, so the rows that it is compared with hardly grow with n. On one million rows x 256 this was
-several times faster to build and to ask than the graph indexes (usearch, hnswlib) at a higher recall of 100 neighbours:
+Rows are grouped around about 2 sqrt(n) k-means centroids and kept list by list, one signed byte per dimension. A query looks at
+the lists of its nearest centroids only, so the rows that it is compared with hardly grow with n. On one million rows x 256 this
+was several times faster to build and to ask than the graph indexes (usearch, hnswlib) at a higher recall of 100 neighbours:
 benchmarks/scale.py measures all of them.
 
-The state is plain arrays (centroids, bounds, codes, list sizes), from which the same index is made again: nothing of faiss's
-own format is stored.
+The state is plain arrays (centroids, codes, their unit, list sizes), from which the same index is made again: nothing is
+stored in faiss's own format.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from junctor.estimators import saved
 from junctor.policy import State
 
 Vectors = NDArray[np.float32]
+Codes = NDArray[np.int8]
 Rows = NDArray[np.int64]
 
-LOOKED_AT = 25
+LOOKED_AT = 20
 """So many rows are compared per neighbour that is asked for, and never fewer than for LEAST_ASKED neighbours."""
 LEAST_ASKED = 100
 SHOWN = 40
@@ -33,7 +34,8 @@ SHOWN = 40
 FEWEST = 8
 """Rows per centroid, at least."""
 ROUNDS = 6
-LEVELS = 255
+LEVELS = 127
+SMALLEST = np.float32(1e-6)
 BLOCK = 65_536
 
 
@@ -56,12 +58,12 @@ class Lists:
     """n rows of D numbers in L lists; row numbers are places in the order of the lists.
 
     centroids   float32 [L, D]
-    bounds      float32 [2, D]: least value and width per dimension; a code c stands for least + width (c + 1/2) / 255
+    unit        float32 [1]: a code c in -127 … 127 stands for the number c * unit
     sizes       int64 [L] rows per list
     """
 
-    def __init__(self, centroids: Vectors, bounds: Vectors, sizes: Rows, index: Any) -> None:
-        self.centroids, self.bounds, self.sizes, self._index = centroids, bounds, sizes, index
+    def __init__(self, centroids: Vectors, unit: Vectors, sizes: Rows, index: Any) -> None:
+        self.centroids, self.unit, self.sizes, self._index = centroids, unit, sizes, index
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         self._asked: dict[int, Any] = {}
 
@@ -87,13 +89,13 @@ class Lists:
         blocks = [slice(start, start + BLOCK) for start in range(0, len(vectors), BLOCK)]
         home = np.concatenate([coarse.search(vectors[block], 1)[1][:, 0] for block in blocks])
         order = np.argsort(home, kind="stable")
-        bounds = np.stack([vectors.min(axis=0), np.ptp(vectors, axis=0)])
-        bounds[1] = np.maximum(bounds[1], np.float32(1e-6))
-        codes = np.empty(vectors.shape, dtype=np.uint8)
+        largest = max(vectors.max(), -vectors.min(), SMALLEST)
+        unit = np.array([largest / LEVELS], dtype=np.float32)
+        codes = np.empty(vectors.shape, dtype=np.int8)
         for block in blocks:
-            codes[block] = _encoded(vectors[order[block]], bounds)
+            codes[block] = np.rint(vectors[order[block]] / unit)
         sizes = np.bincount(home, minlength=count).astype(np.int64)
-        return cls(centroids, bounds, sizes, _filled(faiss, centroids, bounds, sizes, codes)), order
+        return cls(centroids, unit, sizes, _filled(faiss, centroids, sizes, codes)), order
 
     def nearest(self, vector: Vectors, count: int) -> tuple[Vectors, Rows]:
         """Similarities and places of about the `count` rows of the largest inner product with one vector [D], best first."""
@@ -107,8 +109,11 @@ class Lists:
 
     def _searched(self, vectors: Vectors, count: int) -> tuple[Vectors, Rows]:
         asked = self._asked.get(count) or self._asking(count)
-        found: tuple[Vectors, Rows] = self._index.search(vectors, count, params=asked)
-        return found
+        # faiss multiplies bytes with bytes: a query is turned into whole numbers too, each with a unit of its own.
+        unit = np.maximum(np.abs(vectors).max(axis=1, keepdims=True), SMALLEST) / LEVELS
+        near, places = self._index.search(np.rint(vectors / unit), count, params=asked)
+        near *= self.unit * unit
+        return near, places
 
     def _asking(self, count: int) -> Any:
         faiss = _faiss("index")
@@ -122,35 +127,41 @@ class Lists:
 
     def vectors(self, places: slice) -> Vectors:
         """The rows at these places, as their codes have them."""
-        codes = self._codes()[places].astype(np.float32)
-        return np.asarray(self.bounds[0] + self.bounds[1] * ((codes + np.float32(0.5)) / np.float32(LEVELS)))
+        return self._codes(places).astype(np.float32) * self.unit
 
-    def _codes(self) -> NDArray[np.uint8]:
-        import faiss
-
-        out = np.empty((len(self), self.width), dtype=np.uint8)
-        for place, size in enumerate(self.sizes.tolist()):
-            if size:
-                start = self._starts[place]
-                found = faiss.rev_swig_ptr(self._index.invlists.get_codes(place), size * self.width)
-                out[start : start + size] = found.reshape(size, self.width)
+    def _codes(self, places: slice) -> Codes:
+        """Codes of these places, read out of the lists that hold them."""
+        faiss = _faiss("index")
+        first, last, _ = places.indices(len(self))
+        out = np.empty((max(last - first, 0), self.width), dtype=np.int8)
+        for place in range(int(np.searchsorted(self._starts, first, side="right")) - 1, len(self.sizes)):
+            start, stop = int(self._starts[place]), int(self._starts[place + 1])
+            if start >= last:
+                break
+            if stop > start:
+                held = faiss.rev_swig_ptr(self._index.invlists.get_codes(place), (stop - start) * self.width)
+                part = slice(max(first, start), min(last, stop))
+                out[part.start - first : part.stop - first] = _turned(
+                    held.reshape(-1, self.width)[part.start - start : part.stop - start]
+                )
         return out
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The state, as plain arrays."""
-        return {"centroids": self.centroids, "bounds": self.bounds, "sizes": self.sizes, "codes": self._codes()}
+        codes = self._codes(slice(None))
+        return {"centroids": self.centroids, "unit": self.unit, "sizes": self.sizes, "codes": codes}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], who: str) -> Self:
         """The inverse of `arrays`; raises ArtefactError when they do not fit, MissingExtra without faiss."""
         state = State({}, arrays)
         centroids = saved.array(state, "centroids", (None, None), np.float32)
-        bounds = saved.array(state, "bounds", (2, centroids.shape[1]), np.float32)
+        unit = saved.array(state, "unit", (1,), np.float32)
         sizes = saved.array(state, "sizes", (len(centroids),), np.int64)
-        codes = saved.array(state, "codes", (None, centroids.shape[1]), np.uint8)
+        codes = saved.array(state, "codes", (None, centroids.shape[1]), np.int8)
         if not len(codes) or (sizes < 0).any() or sizes.sum() != len(codes):
             raise ArtefactError("does not add up to the rows", field="sizes", fix=saved.FIX)
-        return cls(centroids, bounds, sizes, _filled(_faiss(who), centroids, bounds, sizes, codes))
+        return cls(centroids, unit, sizes, _filled(_faiss(who), centroids, sizes, codes))
 
 
 def _centroids(faiss: Any, shown: Vectors, count: int, seed: int) -> Vectors:
@@ -166,25 +177,24 @@ def _flat(faiss: Any, centroids: Vectors) -> Any:
     return index
 
 
-def _encoded(vectors: Vectors, bounds: Vectors) -> NDArray[np.uint8]:
-    scaled = (vectors - bounds[0]) * (np.float32(LEVELS) / bounds[1])
-    codes: NDArray[np.uint8] = np.clip(scaled, 0.0, LEVELS).astype(np.uint8)
-    return codes
+def _turned(codes: NDArray[Any]) -> NDArray[Any]:
+    """Signed bytes as faiss keeps them (c + 128, unsigned), or back: both are one flipped bit."""
+    other = np.uint8 if codes.dtype == np.int8 else np.int8
+    return (codes.view(np.uint8) ^ np.uint8(128)).view(other)
 
 
-def _filled(faiss: Any, centroids: Vectors, bounds: Vectors, sizes: Rows, codes: NDArray[np.uint8]) -> Any:
+def _filled(faiss: Any, centroids: Vectors, sizes: Rows, codes: Codes) -> Any:
     """A faiss index over these lists; it copies the codes."""
     width = centroids.shape[1]
-    kind, product = faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+    kind, product = faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
     coarse = _flat(faiss, centroids)
     index = faiss.IndexIVFScalarQuantizer(coarse, width, len(centroids), kind, product, False)
     index.referenced_objects = [coarse]  # faiss does not keep it alive
-    faiss.copy_array_to_vector(np.ascontiguousarray(bounds.ravel()), index.sq.trained)
     start = 0
     for place, size in enumerate(sizes.tolist()):
         if size:
             ids = np.arange(start, start + size, dtype=np.int64)
-            part = codes[start : start + size]
+            part = _turned(codes[start : start + size])
             index.invlists.add_entries(place, size, faiss.swig_ptr(ids), faiss.swig_ptr(part))
         start += size
     index.ntotal, index.is_trained = start, True
