@@ -25,11 +25,11 @@ def crossed(seed: int, rows: int = 1500, dim: int = 12) -> Split:
 
 def test_it_beats_the_cheap_bars_where_skills_cross_and_not_with_one_hidden_unit():
     world = crossed(0)
-    ours = world.quality("routerbench-mlp")
+    ours = world.quality("routerbench-mlp", steps=400)
     bars = (("knn", {"k": 10}), ("knn", {"k": 40}), ("linear", {"alpha": 3.0}), ("kmeans-table", {"clusters": 20}))
     assert ours > max(world.quality(name, **settings) for name, settings in bars) + 0.05
     assert ours > world.single() + 0.15
-    assert world.quality("routerbench-mlp", hidden=1) < world.quality("knn", k=40)
+    assert world.quality("routerbench-mlp", hidden=1, steps=400) < world.quality("knn", k=40)
 
 
 def test_it_predicts_as_scikit_learn_does():

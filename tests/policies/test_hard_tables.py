@@ -1,4 +1,4 @@
-"""Tables with little in them, for the published neighbours, tables and regressions: a choice, or a typed error that says why."""
+"""Tables with little in them, for the published neighbours, tables and regressions: a choice, or a typed error."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ class RouterBenchMLPConfig(EstimatorConfig):
     alpha: float = 1e-4
     rate: float = 1e-3
     rounds: int = 200
-    steps: int = 400
+    steps: int = 150
     batch: int = 200
 
     name: ClassVar[str] = "routerbench-mlp"
