@@ -295,6 +295,7 @@ BUILTIN: tuple[Entry, ...] = (
     ),
     Entry("policy", "coe", "junctor.policies.coe:CoEConfig", "category, then category to expert by integer program", "bench"),
     Entry("policy", "gqr", "junctor.policies.gqr:GQRConfig", "the expert of the query's domain, or none when it has none", "bench"),
+    Entry("policy", "arch-router", "junctor.policies.arch_router:ArchRouterConfig", "policies in words, each mapped to its targets"),
     Entry("policy", "vllm-sr", "junctor.policies.vllm_sr:VllmSRConfig", "signals, Boolean rules over them, then a target", "bench"),
     Entry("policy", "frugalgpt", "junctor.policies.frugalgpt:FrugalGPTConfig", "chain of models; a scorer accepts or goes on"),
     Entry("policy", "automix", "junctor.policies.automix:AutoMixConfig", "small model verifies itself; large one where it helps"),

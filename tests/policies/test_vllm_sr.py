@@ -235,7 +235,7 @@ def test_learned_categories_beat_the_best_single_target_and_labels_are_never_nee
     whole, vectors = planted(2000)
     first, last = np.arange(800), np.arange(800, 2000)
     (table, features), (later, seen) = ((whole.take(rows), vectors.take(rows)) for rows in (first, last))
-    policy = VllmSRConfig().fit(table, features, RNG)
+    policy = VllmSRConfig(cost_weight=0.2).fit(table, features, RNG)
     assert {rule.name for rule in policy.decisions} == set(table.label)
     choices, _ = policy.decide_many(seen.without_labels(), later.targets, RNG)
     right = later.quality[np.arange(len(later)), choices].mean()

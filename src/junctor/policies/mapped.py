@@ -86,6 +86,17 @@ def along_weights(table: GroupTable, weight: float) -> tuple[Array, Array]:
     return np.stack([*knob, last]), np.array([*WEIGHTS, np.inf])
 
 
+def as_named(scores: Array, table: GroupTable, named: Sequence[tuple[str, ...]]) -> Array:
+    """Scores [1 + L, G, M]: a group that names targets has these alone, in its order; the others keep their outcomes."""
+    out = scores.copy()
+    for group, ids in enumerate(named):
+        if ids:
+            out[:, group] = np.nan
+            for place, id_ in enumerate(ids):
+                out[:, group, table.targets.index(id_)] = -float(place)
+    return out
+
+
 class View:
     """A catalogue as the policy sees it: per setting and group the position of the best target here, -1 where none is."""
 

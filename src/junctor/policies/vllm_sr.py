@@ -31,7 +31,7 @@ from junctor.estimators.settings import check, configured, estimator_config
 from junctor.features import Features
 from junctor.outcomes import OutcomeTable
 from junctor.policies.boolean import Expression, parse
-from junctor.policies.mapped import GroupTable, Mapped, View, along_weights, group_table
+from junctor.policies.mapped import GroupTable, Mapped, View, along_weights, as_named, group_table
 from junctor.policies.rule_findings import Finding, Ruled, findings
 from junctor.policies.signals import Seen, Signal, Signals, signal_of
 from junctor.policies.utility import UtilityConfig, UtilityPolicy
@@ -80,7 +80,7 @@ class SemanticRules(Mapped):
         self._read = tuple(dict.fromkeys(name for when in self._when for name in when.names))
         scores, settings = along_weights(table, config.cost_weight)
         named = [rule.targets for rule in self.decisions] + [config.default_targets]
-        super().__init__(table, _as_named(scores, table, named), settings, config.fallbacks)
+        super().__init__(table, as_named(scores, table, named), settings, config.fallbacks)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -208,17 +208,6 @@ class SemanticRules(Mapped):
         known = Recogniser.from_state(state, "known") if "known_kind" in state.config else None
         selector = UtilityPolicy.from_state(_unprefixed(state)) if config.selector else None
         return cls(config, rules, Signals(specs, examples, categories, known), table, selector)
-
-
-def _as_named(scores: Array, table: GroupTable, named: Sequence[tuple[str, ...]]) -> Array:
-    """Scores [1 + L, G, M]: a group that names targets has these alone, in its order; the others keep their outcomes."""
-    out = scores.copy()
-    for group, ids in enumerate(named):
-        if ids:
-            out[:, group] = np.nan
-            for place, id_ in enumerate(ids):
-                out[:, group, table.targets.index(id_)] = -float(place)
-    return out
 
 
 def _needs(specs: Sequence[Signal]) -> frozenset[str]:
