@@ -25,13 +25,15 @@ def at(values: Sequence[float], stage: int, otherwise: float) -> float:
 class Scorer(Accept):
     """Accept when the answer's score reaches `tau` (one per stage; the last stands for later ones).
 
-    score = sigmoid(offset + weights · features of (query, answer)), see `junctor.plans.answers`; or the figure called `signal`
-    that came with the answer, which counts as 0 when it is missing. `offset` holds log odds per stage from before the answer
-    was seen: a policy puts there what it predicts of the query. Source: FrugalGPT (Chen et al. 2023), g(query, answer).
+    score = sigmoid(offset + gain * (weights · features of (query, answer))), see `junctor.plans.answers`; or the figure called
+    `signal` that came with the answer, which counts as 0 when it is missing. `offset` holds log odds per stage from before the
+    answer was seen: a policy puts there what it predicts of the query; `gain` says how much the answer's text counts beside it.
+    Source: FrugalGPT (Chen et al. 2023), g(query, answer).
     """
 
     tau: tuple[float, ...] = (0.5,)
     offset: tuple[float, ...] = ()
+    gain: tuple[float, ...] = ()
     weights: tuple[float, ...] = DEFAULT_WEIGHTS
     signal: str = ""
 
@@ -45,8 +47,8 @@ class Scorer(Accept):
         answer = trace.answer
         if self.signal:
             return answer.signals.get(self.signal, 0.0)
-        features = features_of(trace.query, answer.text, answer.finished)
-        return chance(log_odds(self.weights, features, at(self.offset, trace.stage, 0.0)))
+        sign = log_odds(self.weights, features_of(trace.query, answer.text, answer.finished))
+        return chance(at(self.offset, trace.stage, 0.0) + at(self.gain, trace.stage, 1.0) * sign)
 
     def judge(self, trace: Trace) -> Verdict:
         """Score against threshold."""

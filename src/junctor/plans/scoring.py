@@ -8,7 +8,7 @@ import numpy as np
 
 from junctor.errors import UserError
 from junctor.estimators.regression import logistic
-from junctor.plans.answers import features_of
+from junctor.plans.answers import features_of, log_odds
 
 PENALTY = 1.0
 
@@ -32,3 +32,14 @@ def learn_weights(
     x = np.array([features_of(q, a, f) for q, a, f in zip(queries, answers, ended, strict=True)])
     weights, constant = logistic(x, right[:, None], PENALTY)
     return (*weights[:, 0].tolist(), float(constant[0]))
+
+
+def signs_of(
+    queries: Sequence[str], answers: Sequence[str], weights: Sequence[float], finished: Sequence[str] = ()
+) -> list[float]:
+    """Log odds of being right that each answer's text shows under these weights: what to record as `samples["score"]`.
+
+    A policy that is fitted on a table with such scores judges live answers by the same weights, on the same scale.
+    """
+    ended = list(finished) or [""] * len(answers)
+    return [log_odds(weights, features_of(q, a, f)) for q, a, f in zip(queries, answers, ended, strict=True)]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from junctor.about import About, Claim
-from junctor.errors import UserError
+from junctor.errors import ArtefactError, UserError
 from junctor.estimators import measured, saved
 from junctor.estimators.measured import means
 from junctor.estimators.regression import logistic, ridge, sigmoid
@@ -49,11 +49,13 @@ class Scorers:
     targets   M ids
     weights   [D + 1, M] ridge on the vector, with an intercept
     joined    [3, M] logistic: of the log odds that the query gives, of the answer's signal, and a constant
+    recorded  whether the signal was recorded from answers' texts: then a live answer is joined in the same way
     """
 
     targets: tuple[str, ...]
     weights: Array
     joined: Array
+    recorded: bool = False
 
     def odds(self, vectors: NDArray[np.float32]) -> Array:
         """[N, M] log odds of being right from the query alone."""
@@ -64,6 +66,14 @@ class Scorers:
     def scores(self, odds: Array, signal: Array) -> Array:
         """[N, M] chance of being right, answer seen; odds and signal are [N, M]."""
         return sigmoid(self.joined[0] * odds + self.joined[1] * signal + self.joined[2])
+
+    def live(self, odds: Array, ids: Sequence[str]) -> dict[str, list[float]]:
+        """Offset and gain per stage for the live scorer; a drawn signal says nothing of what a text is worth."""
+        places = [self.targets.index(id_) for id_ in ids]
+        if not self.recorded:
+            return {"offset": odds[places].tolist()}
+        first, gain, constant = self.joined[:, places]
+        return {"offset": (first * odds[places] + constant).tolist(), "gain": gain.tolist()}
 
     def columns(self, table: OutcomeTable) -> list[int]:
         """Which of our M targets each of the table's columns is; 0 for a stranger, which no chain names."""
@@ -99,14 +109,10 @@ class FrugalGPT(Staged):
         if len(chain) == 1:
             return plan_of(chain), (why, "one model alone")
         odds = self.scorers.odds(Features.of(request).vectors(self.name))[0]
-        place = {id_: i for i, id_ in enumerate(self.scorers.targets)}
         taus = _taus(self.setting, chain)
-        offset = [float(odds[place[id_]]) for id_ in chain[:-1]]
-        settings = {"tau": taus, "offset": offset, "weights": list(self.config.weights)}
-        reasons = (
-            why,
-            f"predicted chance of {chain[0]} {sigmoid(np.array(offset))[0]:.3f}, its answer must reach {taus[0]:.3f}",
-        )
+        settings = {"tau": taus, **self.scorers.live(odds, chain[:-1]), "weights": list(self.config.weights)}
+        before = float(sigmoid(odds[[self.scorers.targets.index(chain[0])]])[0])
+        reasons = (why, f"predicted chance of {chain[0]} {before:.3f}, its answer must reach {taus[0]:.3f}")
         return Cascade(tuple(Call(id_) for id_ in chain), "scorer", settings), reasons
 
     def replay(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> Replay:
@@ -114,7 +120,7 @@ class FrugalGPT(Staged):
         signal = self.config.signal(table, rng)
         places = self.scorers.columns(table)
         odds = self.scorers.odds(features.vectors(self.name))[:, places]
-        joined = Scorers((), self.scorers.weights, self.scorers.joined[:, places])
+        joined = replace(self.scorers, joined=self.scorers.joined[:, places])
         recording = Recording(table, {"score": joined.scores(odds, signal)[:, :, None]})
         tapes = [self._run(recording, table, setting) for setting in self.settings]
         return replay_of([setting.budget for setting in self.settings], tapes, billed=table.cost_usd is not None)
@@ -137,7 +143,8 @@ class FrugalGPT(Staged):
         rows = [
             {"budget": s.budget if np.isfinite(s.budget) else None, "chain": s.chain, "taus": s.taus} for s in self.settings
         ]
-        config = {**self.described(), "knob": rows, "targets": list(self.scorers.targets), "settings": self.config.settings()}
+        scorers = {"targets": list(self.scorers.targets), "recorded": self.scorers.recorded}
+        config = {**self.described(), **scorers, "knob": rows, "settings": self.config.settings()}
         return State(config, {"weights": self.scorers.weights, "joined": self.scorers.joined})
 
     @classmethod
@@ -147,10 +154,12 @@ class FrugalGPT(Staged):
         targets = saved.entry(state, "targets", list[str])
         rows: list[_Row] = saved.entry(state, "knob", list[_Row])
         knob = [Setting(np.inf if row.budget is None else row.budget, row.chain, row.taus) for row in rows]
-        weights = saved.array(state, "weights", (None, len(targets)))
-        return cls(
-            config, described(state)[1], knob, Scorers(tuple(targets), weights, saved.array(state, "joined", (3, len(targets))))
-        )
+        weights, joined = saved.array(state, "weights", (None, len(targets))), saved.array(state, "joined", (3, len(targets)))
+        scorers = Scorers(tuple(targets), weights, joined, saved.entry(state, "recorded", bool))
+        known = described(state)[1]
+        if not knob or not {id_ for setting in knob for id_ in setting.chain} <= set(known) & set(targets):
+            raise ArtefactError("names no chain, or a target that is not known", field="knob", fix=saved.FIX)
+        return cls(config, known, knob, scorers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +217,7 @@ class FrugalGPTConfig(PolicyConfig):
             "Recorded scores (samples of 'score') go before the drawn ones, and so does the agreement of three samples.",
             "Chains go from cheap to dear and are made of six models, those on the front of mean cost and quality first.",
             "Live, the signal is a weighted sum of six features of the answer's text; thresholds are chances, as in the fit.",
+            "Only a fit on scores recorded from such texts knows what they are worth; else they count as log odds as they are.",
         ),
         unverified=("The AUC of the authors' scorer.",),
         claims=(
@@ -298,4 +308,4 @@ def _scorers(
             x = np.column_stack([odds[:, column], signal[score, column]])
             found, constant = logistic(x, right[:, None], 1.0)
             joined[:, column] = [found[0, 0], found[1, 0], constant[0]]
-    return Scorers(made.targets, made.weights, joined)
+    return Scorers(made.targets, made.weights, joined, "score" in table.samples)
