@@ -1,8 +1,8 @@
 """arch-router: policies in words ("domain: action"), one is picked for the request, and a table of its own maps it to targets.
 
 Source: Arch-Router (its abstract was read, figures are third-party notes). There a 1.5B language model reads the list of
-policies and the conversation and emits a name. Here a policy is recognised by its words (cosine and shared n-grams: no training at all),
-by the mean of a few examples, or by a classifier. A new policy, or another target for an old one, needs no training:
+policies and the conversation and emits a name. Here a policy is recognised by its words (cosine and shared n-grams: no training
+at all), by the mean of a few examples, or by a classifier. A new policy, or another target for an old one, needs no training:
 `with_policy` and `with_targets`.
 """
 
@@ -38,7 +38,7 @@ Ints = NDArray[np.intp]
 
 @dataclass(frozen=True, kw_only=True)
 class RoutePolicy:
-    """name: "action", or "domain: action"; description: the name's words by default; use: targets in order, none: by outcomes."""
+    """ "action", or "domain: action"; what it is in words (the name's by default); targets in order, none: by outcomes."""
 
     name: str
     description: str = ""
@@ -389,7 +389,9 @@ class ArchRouterConfig(PolicyConfig):
         shown = shown[sample(len(shown), rng)]
         if self.mode == "words":
             return float(np.quantile(made.inside(features.take(shown)), self.loss))
-        fresh = crossed(self.mode, features.vectors(self.name)[shown], rows[shown], len(made.policies), rng, alpha=self.alpha)
+        fresh = crossed(
+            self.mode, features.vectors(self.name)[shown], rows[shown], len(made.policies), rng, alpha=self.alpha, folds=5
+        )
         return float(np.quantile(fresh.max(axis=1), self.loss))
 
 
