@@ -70,7 +70,7 @@ def test_planted_conversations_need_the_turn_before():
     for name, policy in (("with", with_), ("alone", alone)):
         asked = Features(seen.texts, seen.embedding, {"previous_policy": seen.labels["previous_policy"]})
         right[name] = policy.decide_many(asked, later.targets, RNG)[0] == gold
-    assert turn_accuracy(right["with"]) > 0.93
+    assert turn_accuracy(right["with"]) > 0.88
     assert turn_accuracy(right["alone"]) < turn_accuracy(right["with"]) - 0.1
     spans = {name: span_accuracy(flags, owner, gold.tolist()) for name, flags in right.items()}
     whole = {name: conversation_accuracy(flags, owner) for name, flags in right.items()}

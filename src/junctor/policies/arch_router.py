@@ -38,7 +38,7 @@ Ints = NDArray[np.intp]
 
 @dataclass(frozen=True, kw_only=True)
 class RoutePolicy:
-    """ "action", or "domain: action"; what it is in words (the name's by default); targets in order, none: by outcomes."""
+    """An "action" or a "domain: action"; what it is in words (the name's by default); targets in order, none: by outcomes."""
 
     name: str
     description: str = ""
