@@ -168,3 +168,12 @@ def test_bad_input_is_refused():
     for settings in bad:
         with pytest.raises(ConfigError, match=r"tryage\."):
             TryageConfig(**settings)
+
+
+def test_a_policy_with_a_newcomer_has_a_version_of_its_own():
+    rows = pool(table([[0, 1], [0.2, 0.8]] * 5, cost=[[2, 3]] * 10))
+    old = TryageConfig(alpha=1.0).fit(rows.only(["a"]), seen(np.tile(at(0, 90), (5, 1))), RNG)
+    assert old.onboard("b", rows, seen(np.tile(at(0, 90), (5, 1)))).version == ""
+    old.version = "abc"
+    assert old.onboard("b", rows, seen(np.tile(at(0, 90), (5, 1)))).version == "abc+b"
+    assert old.version == "abc"

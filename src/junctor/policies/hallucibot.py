@@ -107,7 +107,8 @@ class HalluciBot(Ranking):
         """The new target may be an end of the ladder; how hard queries are stays what the first pool said."""
         del features
         typical = self.typical.plus(target, rows)
-        return HalluciBot(self.config, typical, (self._weights, self._bias), self.knobs, self.base_rate)
+        wider = HalluciBot(self.config, typical, (self._weights, self._bias), self.knobs, self.base_rate)
+        return self.grown(wider, target)
 
     def state(self) -> State:
         """The head, the sweep and the base rate."""

@@ -88,7 +88,7 @@ class HybridLLM(Ranking):
         pair = rows.only([self.reference, target])
         weights, bias = heads(self.config, pair, features.vectors(self.name), 0)
         wide = np.hstack([self._weights, weights[:, 1:]]), np.append(self._bias, bias[1])
-        return HybridLLM(self.config, typical, self._place, wide, self.knobs)
+        return self.grown(HybridLLM(self.config, typical, self._place, wide, self.knobs), target)
 
     def state(self) -> State:
         """The heads and the sweep."""
@@ -196,8 +196,8 @@ class HybridLLMConfig(PolicyConfig):
         ),
         unverified=("Labels and t* are from notes and memory of the paper, not from its text.",),
         claims=(
-            Claim(figure="up to 40 % fewer calls to the large model at no drop", on="MixInstruct pairs", sure="notes"),
-            Claim(figure="22 % fewer at <= 1 % drop", on="MixInstruct pairs", sure="notes"),
+            Claim(figure="up to 40 % fewer calls to the large model at no drop", on="its pairs of models"),
+            Claim(figure="22 % fewer at <= 1 % drop", on="its pairs of models"),
             Claim(figure="saves -12.7 (weak)", on="LLMRouterBench, cost setting, by its authors", sure="read"),
         ),
     )

@@ -99,7 +99,7 @@ class KNNVote(Ranking):
         quality = one.quality[known, 0][nearest]
         cost = np.full(len(nearest), np.nan) if one.cost_usd is None else one.cost_usd[known, 0][nearest]
         wider = np.hstack([self._quality, quality[:, None]]), np.hstack([self._cost, cost[:, None]])
-        return KNNVote(self.config, typical, self._vectors, *wider)
+        return self.grown(KNNVote(self.config, typical, self._vectors, *wider), target)
 
     def _blocks(self, width: int) -> Sequence[slice]:
         return measured.blocks(len(self._vectors), width)

@@ -1,8 +1,9 @@
 """Policies that rank targets by something that is not an expected quality: votes, similarities, chances, losses under flags.
 
 A Ranking learns preferences for every setting of its own knob; what it has in common with its kin is here: views of catalogues,
-the sweep along the knob, ties, a caller's budget, and the decision with its reasons. Costs are each target's mean over the
-training rows, or its list price: one number per target.
+the sweep along the knob, ties, a caller's budget, and the decision with its reasons. A caller's quality floor and deadline have
+no say: nothing here predicts a quality or a latency. Costs are each target's mean over the training rows, or its list price: one
+number per target.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -25,6 +26,7 @@ from junctor.policies.trading import Scales, View, first_best
 from junctor.policy import Array, Policy, State, Sweep
 from junctor.types import Catalogue, Decision, Outcome, Ranked, Request
 
+R = TypeVar("R", bound=Policy)
 UNKNOWN_COST = 1e300
 """Stands for a cost that is not known where costs are compared: dearer than any, but not excluded."""
 
@@ -128,6 +130,11 @@ class Ranking(Policy):
         if len(ranked) == 1:
             return (self.why, f"{ranked[0].score:.3f}; no other target could be chosen")
         return (self.why, f"{ranked[0].score:.3f} against {ranked[1].score:.3f} of {ranked[1].target}")
+
+    def grown(self, wider: R, target: str) -> R:
+        """The onboarded policy under a version of its own."""
+        wider.version = f"{self.version}+{target}" if self.version else ""
+        return wider
 
     def _view(self, targets: Catalogue) -> View:
         found = self._views.get(targets)

@@ -74,7 +74,8 @@ class RouterRetriever(Ranking):
         pilots, owner = centroids(vectors, among.quality, groups, self.config.ties)
         won = pilots[owner == len(others)]
         added = np.full(len(won), len(self._own), dtype=np.intp)
-        return RouterRetriever(self.config, typical, np.vstack([self._pilots, won]), np.concatenate([self._owner, added]))
+        pilots, owner = np.vstack([self._pilots, won]), np.concatenate([self._owner, added])
+        return self.grown(RouterRetriever(self.config, typical, pilots, owner), target)
 
     def state(self) -> State:
         """The pilots."""
@@ -180,9 +181,9 @@ class RouterRetrieverConfig(PolicyConfig):
         return frozenset({"embedding"})
 
     def candidates(self, rows: int) -> Sequence[RouterRetrieverConfig]:
-        """The mean of pilots, then the best of them."""
+        """The mean of pilots, then the best of them; ties shared, then as published."""
         del rows
-        return [replace(self, pool="mean"), replace(self, pool="max")]
+        return [replace(self, pool="mean"), replace(self, pool="max"), replace(self, pool="max", ties="first")]
 
     def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> RouterRetriever:
         """Average the winners' queries; raises UserError when no outcome is recorded."""

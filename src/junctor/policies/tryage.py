@@ -175,7 +175,7 @@ class Tryage(Ranking):
         """One more head, and the new target's properties."""
         typical = self.typical.plus(target, rows)
         properties = np.hstack([self._properties, properties_of(rows.only([target]))])
-        return Tryage(self.config, typical, self._heads.onboard(target, rows, features), properties)
+        return self.grown(Tryage(self.config, typical, self._heads.onboard(target, rows, features), properties), target)
 
     def state(self) -> State:
         """The heads' state under `head_`, and the properties."""
