@@ -20,7 +20,10 @@ from junctor.outcomes import OutcomeTable
 
 
 class Bar(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A figure that was published or noted, as a fraction; `why` says what makes ours differ, empty when nothing should."""
+    """A figure that was published or noted, as a fraction; `why` says what makes ours differ, empty when nothing should.
+
+    `experiment` is the one of the suite that it belongs to; a single bench is the standard one.
+    """
 
     policy: str
     metric: str
@@ -28,6 +31,7 @@ class Bar(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     noted: float
     source: str
     why: str = ""
+    experiment: str = "standard"
 
 
 class Card(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,9 +67,10 @@ class Card(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         right = np.where(table.mask, (table.quality > 0).astype(np.float64), np.nan)
         return replace(table, quality=np.where(rows, right, table.quality))
 
-    def note(self, find: Callable[[str, str, str], Row | None]) -> CardNote:
-        """The card beside what was measured; `find` gives the row of (split, policy, metric)."""
-        return CardNote(name=self.name, title=self.title, notes=self.notes, bars=tuple(_beside(bar, find) for bar in self.bar))
+    def note(self, find: Callable[[str, str, str], Row | None], experiment: str = "standard") -> CardNote:
+        """The card beside what was measured in one experiment; `find` gives the row of (split, policy, metric)."""
+        bars = tuple(_beside(bar, find) for bar in self.bar if bar.experiment == experiment)
+        return CardNote(name=self.name, title=self.title, notes=self.notes, bars=bars)
 
 
 class _Cards(Struct, frozen=True, forbid_unknown_fields=True):

@@ -225,8 +225,9 @@ def _shared_notes(records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def _with_card(setup: Setup, table: Table, tables: Sequence[Table]) -> Table:
-    """The noted bars of a recognised set beside ours, under its standard table."""
-    if setup.card is None or table.side or table.experiment != "standard":
+    """The noted bars of a recognised set beside ours, under the table of the experiment that they belong to."""
+    card = setup.card
+    if card is None or table.side:
         return table
     sides = {one.side or "test": one for one in tables}
 
@@ -237,8 +238,8 @@ def _with_card(setup: Setup, table: Table, tables: Sequence[Table]) -> Table:
             return None
         return Row(policy=policy, metric=metric, value=figure[0], low=figure[1], high=figure[2], seeds=1)
 
-    note: CardNote = setup.card.note(find)
-    return _replaced(table, card=note)
+    note: CardNote = card.note(find, table.experiment)
+    return _replaced(table, card=note) if note.bars else table
 
 
 def _replaced(table: Table, **changes: Any) -> Table:
