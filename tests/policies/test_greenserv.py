@@ -84,6 +84,7 @@ def test_flesch_by_hand():
     assert flesch(EASY) == pytest.approx(206.835 - 1.015 * 14 / 3 - 84.6)
     assert flesch(HARD) < 0
     assert flesch("") == flesch("12 + 30 = ?") == pytest.approx(206.835)
+    assert flesch("a large cave") == pytest.approx(206.835 - 1.015 * 3 - 84.6)
     assert flesch("apple table") == pytest.approx(206.835 - 1.015 * 2 - 84.6 * 4 / 2)
 
 

@@ -32,24 +32,26 @@ from junctor.types import Outcome
 Algorithm = Literal["linucb", "thompson", "epsilon-greedy"]
 TASK_PENALTY = 1.0
 """L2 penalty of the classifier that tells a request's task."""
-READ = 4000
+READ = 2000
 """Characters of a prompt that are looked at to tell how hard it reads."""
-_WORD = re.compile(r"[A-Za-z]+")
+_WORD = re.compile(r"[a-z]+")
 _SENTENCE = re.compile(r"[.!?]+")
 _SYLLABLE = re.compile(r"[aeiouy]+")
+_SILENT = re.compile(r"[aeiouy][a-z]*[^\Waeiouyl]e\b")
 
 
 def flesch(text: str) -> float:
     """Reading ease, 206.835 - 1.015 words/sentence - 84.6 syllables/word (Flesch 1948); high is easy, no words read easily.
 
-    Syllables are counted as groups of vowels, a silent e at the end of a word left out.
+    Syllables are counted as groups of vowels; a silent e at the end of a word is left out.
     """
-    words = _WORD.findall(text[:READ].lower())
+    low = text[:READ].lower()
+    words = len(_WORD.findall(low))
     if not words:
         return 206.835
-    sentences = max(1, len(_SENTENCE.findall(text[:READ])))
-    syllables = sum(max(1, len(_SYLLABLE.findall(word)) - (word.endswith("e") and not word.endswith("le"))) for word in words)
-    return 206.835 - 1.015 * len(words) / sentences - 84.6 * syllables / len(words)
+    sentences = max(1, len(_SENTENCE.findall(low)))
+    syllables = max(words, len(_SYLLABLE.findall(low)) - len(_SILENT.findall(low)))
+    return 206.835 - 1.015 * words / sentences - 84.6 * syllables / words
 
 
 class Kinds(Context):
