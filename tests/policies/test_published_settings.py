@@ -1,4 +1,4 @@
-"""The published neighbours, tables and regressions under settings other than the default ones: the public suites hold for each."""
+"""The published neighbours, tables and regressions under other settings than the default ones: the public suites hold."""
 
 from __future__ import annotations
 
