@@ -57,7 +57,9 @@ def test_beats_the_cheap_bars_where_others_speak_for_targets_hardly_tried_and_no
         bars = [("best-single", {}), ("knn", {"k": 40}), ("knn", {"k": 80}), ("linear", {"alpha": 10.0})]
         bars.append(("kmeans-table", {"clusters": 24}))
         bar = max(quality_of(name, found, train, test, recorded, **settings) for name, settings in bars)
-        own, without = (quality_of("fusionfactory", found, train, test, recorded, fuse=fuse) for fuse in (True, False))
+        own, without = (
+            quality_of("fusionfactory", found, train, test, recorded, penalty=100.0, fuse=fuse) for fuse in (True, False)
+        )
         gains.append((own - bar, without - bar))
     assert np.mean(gains, axis=0)[0] > 0.02
     assert np.mean(gains, axis=0)[1] < 0.0

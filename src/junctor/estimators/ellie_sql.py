@@ -25,7 +25,7 @@ from junctor.features import Features
 from junctor.outcomes import OutcomeTable
 from junctor.policy import Array, Estimator, EstimatorConfig, Prediction, State
 
-ALPHAS = (100.0, 30.0, 10.0, 3.0)
+ALPHAS = (30.0, 10.0, 3.0, 1.0)
 
 
 class EllieSQL(Estimator):
@@ -150,7 +150,7 @@ class EllieSQLConfig(EstimatorConfig):
     """
 
     solved: float = 0.5
-    alpha: float = 30.0
+    alpha: float = 10.0
     prior: float = 5.0
     ordinal: bool = True
 

@@ -29,7 +29,8 @@ FOLDS = 3
 FUSION_ROWS = 1500
 """So many rows at most teach the second model: more of them change its few weights little."""
 READINGS = (("knn", KNN), ("linear", Linear))
-GRID = ((100, 100.0), (40, 30.0), (20, 10.0))
+GRID = ((100, 100.0, 1000.0), (40, 30.0, 1000.0), (40, 30.0, 100.0))
+"""Neighbours, penalty of the linear reading, penalty of the correction."""
 
 
 class FusionFactory(Estimator):
@@ -132,7 +133,7 @@ class FusionFactoryConfig(EstimatorConfig):
 
     k: int = 40
     alpha: float = 30.0
-    penalty: float = 100.0
+    penalty: float = 300.0
     fuse: bool = True
 
     name: ClassVar[str] = "fusionfactory"
@@ -165,8 +166,8 @@ class FusionFactoryConfig(EstimatorConfig):
 
     def candidates(self, rows: int) -> Sequence[FusionFactoryConfig]:
         """From smooth readings to sharp ones."""
-        grid = [(k, alpha) for k, alpha in GRID if 2 * k <= rows] or [GRID[-1]]
-        return [replace(self, k=k, alpha=alpha) for k, alpha in grid]
+        grid = [settings for settings in GRID if 2 * settings[0] <= rows] or [GRID[-1]]
+        return [replace(self, k=k, alpha=alpha, penalty=penalty) for k, alpha, penalty in grid]
 
     def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> FusionFactory:
         """Read every row by models that have not seen it, learn the correction, then fit both readings on all rows."""

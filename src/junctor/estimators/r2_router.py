@@ -43,7 +43,7 @@ def budget_of(target: Target) -> tuple[str, float] | None:
     return None
 
 
-class R2Router(Estimator):
+class BudgetedRidge(Estimator):
     """Holds weights [D, C], intercepts and bounds [C], and the model and budget that targets stand for."""
 
     name: ClassVar[str] = "r2-router"
@@ -105,7 +105,7 @@ class R2Router(Estimator):
         share = 0.0 if above[0] == below[0] else (budget - below[0]) / (above[0] - below[0])
         return np.asarray((1.0 - share) * heads[below[1]] + share * heads[above[1]])
 
-    def interpolated(self, columns: Sequence[int]) -> R2Router:
+    def interpolated(self, columns: Sequence[int]) -> BudgetedRidge:
         """With the heads of these targets taken from the budgets around theirs, where there are any."""
         weights, bias, bounds = self._weights.copy(), self._bias.copy(), self._bounds.copy()
         heads = self._heads()
@@ -118,7 +118,7 @@ class R2Router(Estimator):
                 bounds[:, at] = np.stack([np.zeros(len(at)), np.where(at < len(self.targets), 1.0, UNBOUNDED)])
         return type(self)(self.config, self._columns, (weights, bias, bounds), self.budgets)
 
-    def onboard(self, target: str, rows: OutcomeTable, features: Features) -> R2Router:
+    def onboard(self, target: str, rows: OutcomeTable, features: Features) -> BudgetedRidge:
         """A new budget of a known model: the interpolated head, its intercept corrected by the rows; else a head of its own."""
         columns = self._columns.plus(target)
         values, seen = measured.calibration(self._columns, target, rows, features)
@@ -135,7 +135,7 @@ class R2Router(Estimator):
             self._columns.widen(self._bounds, _bounds(values, 1)),
         )
         budgets = self.budgets if stands is None else {**self.budgets, target: stands}
-        return R2Router(self.config, columns, heads, budgets)
+        return BudgetedRidge(self.config, columns, heads, budgets)
 
     def state(self) -> State:
         """Heads, bounds and budgets."""
@@ -194,7 +194,7 @@ class R2RouterConfig(EstimatorConfig):
 
     name: ClassVar[str] = "r2-router"
     needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
-    fitted: ClassVar[type[Estimator]] = R2Router
+    fitted: ClassVar[type[Estimator]] = BudgetedRidge
     about: ClassVar[About | None] = About(
         title="R2-Router",
         family="configuration as candidate",
@@ -238,7 +238,7 @@ class R2RouterConfig(EstimatorConfig):
         del rows
         return [replace(self, alpha=alpha) for alpha in ALPHAS]
 
-    def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> R2Router:
+    def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> BudgetedRidge:
         """One head per target and measure on the rows that record it; raises UserError without a row."""
         del rng
         measured.same_rows(table, features, self.name)
@@ -252,7 +252,7 @@ class R2RouterConfig(EstimatorConfig):
         bounds = _bounds(values, targets)
         if self.cost == "budgeted":
             _as_budgeted(table, columns, budgets, (weights, bias, bounds))
-        fitted = R2Router(self, columns, (weights, bias, bounds), budgets)
+        fitted = BudgetedRidge(self, columns, (weights, bias, bounds), budgets)
         gone = [i for i, id_ in enumerate(columns.targets) if id_ in budgets and np.isnan(bias[i])]
         return fitted.interpolated(gone) if self.interpolate and gone else fitted
 

@@ -23,7 +23,7 @@ from junctor.features import Features
 from junctor.outcomes import OutcomeTable
 from junctor.policy import Array, Estimator, EstimatorConfig, Prediction, State
 
-ALPHAS = (10.0, 2.0)
+ALPHAS = (4.0, 1.5)
 FIRST_SPREAD = 0.05
 BIAS_PENALTY = 0.1
 NEWCOMER_PENALTY = 1.0
