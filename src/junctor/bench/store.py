@@ -6,8 +6,8 @@ The key is a digest of everything that the unit's figures depend on. A rerun wit
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from junctor import registry
 from junctor.bench.experiment import Array, Result
 from junctor.bench.experiments import EXPERIMENTS
 from junctor.bench.prepared import Run
+from junctor.bench.sources import code_digest
 from junctor.outcomes.files import replace_file
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
@@ -57,7 +58,8 @@ class Record(Struct, frozen=True, kw_only=True):
 
 def key_of(run: Run, unit: Unit, set_digest: str) -> str:
     """Names the figures of a unit: version, unit, data, seeds, and the code of the experiment and of the policy."""
-    code = [_source(EXPERIMENTS.get(unit.experiment, "")), *(_source(place) for place in _places(unit.policy))]
+    places = [EXPERIMENTS.get(unit.experiment, ""), *_places(unit.policy.partition(":")[0])]
+    code = [code_digest(place) for place in places]
     says = [junctor.__version__, unit, set_digest, run.encoder, run.seeds, run.resamples, run.quick, code]
     return hashlib.sha256(msgspec.json.encode(says)).hexdigest()[:24]
 
@@ -66,24 +68,8 @@ def _places(policy: str) -> Sequence[str]:
     return [e.where for kind in ("estimator", "policy") for e in registry.entries(kind) if e.name == policy]
 
 
-_SOURCES: dict[str, str] = {}
-
-
-def _source(where: str) -> str:
-    """Digest of the file that a part lives in; "" for what is no file."""
-    if where not in _SOURCES:
-        module = where.partition(":")[0]
-        try:
-            spec = importlib.util.find_spec(module) if module else None
-        except ImportError:
-            spec = None
-        file = Path(spec.origin) if spec is not None and spec.origin else None
-        _SOURCES[where] = hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else ""
-    return _SOURCES[where]
-
-
 def _stem(out: Path, unit: Unit) -> Path:
-    policy = unit.policy.replace("/", "_")
+    policy = re.sub(r"[^\w.+-]", "_", unit.policy)
     return out / unit.experiment / unit.set / policy
 
 
