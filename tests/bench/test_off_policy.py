@@ -107,6 +107,7 @@ def test_who_takes_part():
     assert EXPERIMENT.policies(Setup(table, features, None, {}, (), None, (), False)) == ()
 
 
+@pytest.mark.slow
 def test_two_runs_agree():
     one, other = figures("greenserv", 1), figures("greenserv", 1)
     for name, values in one.items():

@@ -109,6 +109,7 @@ def test_fitted_on_the_rows_that_it_corrects_a_model_biases_dr():
     assert abs(right.mean() - WORLD.truth) < 4 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ips", "snips", "dr"])
 def test_intervals_cover_the_truth_as_often_as_they_say(name):
     covered = 0

@@ -50,6 +50,7 @@ def test_each_is_a_learner(config, warm):
     check_learner(lambda: fresh(config, warm))
 
 
+@pytest.mark.slow
 @each
 def test_a_cold_one_is_a_policy(config):
     check_policy(config(warm=0.0))

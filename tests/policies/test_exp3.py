@@ -50,6 +50,7 @@ def test_without_weighing_by_the_propensity_it_turns_late(monkeypatch):
     assert earned_late(turning()) < 0.55
 
 
+@pytest.mark.slow
 def test_gains_are_unbiased_whatever_was_chosen():
     world = stream(4000, skill=np.tile([0.2, 0.4, 0.6, 0.8], (3, 1)))
     learner = COLD.fit(world.table, world.features, np.random.default_rng(0))

@@ -88,6 +88,7 @@ def test_flesch_by_hand():
     assert flesch("apple table") == pytest.approx(206.835 - 1.015 * 2 - 84.6 * 4 / 2)
 
 
+@pytest.mark.slow
 def test_energy_weighs_as_told():
     skill = np.tile([0.3, 0.3, 0.3, 0.95], (3, 1))
     world = green(skill=skill)

@@ -59,6 +59,7 @@ def test_with_the_covariance_scaled_twice_it_explores_too_little(monkeypatch):
     assert explored() < 0.75 * once
 
 
+@pytest.mark.slow
 def test_stated_propensities_are_how_often_it_draws():
     table, features = planted(100)
     learner = ThompsonConfig(warm=0.3).fit(table, features, np.random.default_rng(0))

@@ -32,7 +32,7 @@ from junctor.types import Outcome
 Algorithm = Literal["linucb", "thompson", "epsilon-greedy"]
 TASK_PENALTY = 1.0
 """L2 penalty of the classifier that tells a request's task."""
-READ = 2000
+READ = 1000
 """Characters of a prompt that are looked at to tell how hard it reads."""
 _WORD = re.compile(r"[a-z]+")
 _SENTENCE = re.compile(r"[.!?]+")
