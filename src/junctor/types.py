@@ -211,7 +211,7 @@ def looks_at_answers(plan: Plan) -> bool:
     """Whether what is called next depends on what was answered: there is a cascade or a panel in it."""
     if isinstance(plan, Call):
         return False
-    return not isinstance(plan, Fallback) or any(looks_at_answers(part) for part in plan.plans)
+    return not isinstance(plan, Fallback) or any(map(looks_at_answers, plan.plans))
 
 
 class Decision(Struct, frozen=True, gc=False, kw_only=True):

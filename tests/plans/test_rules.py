@@ -215,3 +215,11 @@ def test_drawn_answers_repeat_as_often_as_stated():
     key, drawn = np.ones((1, 2, 3)), np.zeros((1, 2, 3))
     assert drawn_answers(table([[0.0, 0.0]], quality=drawn, key=key), 3, (0.9, 0.4), 4, rng)["key"] is key
     assert (drawn_answers(table([[0.0, 0.0]], quality=drawn), 3, (0.9, 0.4), 4, rng)["key"] > 0).all()
+
+
+def test_draws_from_rates_are_right_as_often_as_recorded():
+    """A share of 0.7 right samples: each draw is right with that probability."""
+    found = drawn_answers(table([[0.7, np.nan]] * 4000), 3, None, 4, np.random.default_rng(0))
+    assert found["quality"][:, 0].mean() == pytest.approx(0.7, abs=0.02)
+    assert np.isnan(found["quality"][:, 1]).all()
+    assert np.array_equal(found["quality"][:, 0] == 1, found["key"][:, 0] == 0)

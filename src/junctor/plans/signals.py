@@ -58,20 +58,24 @@ def verified(table: OutcomeTable, k: int, yes: tuple[float, float], spread: floa
 
 
 def drawn_answers(
-    table: OutcomeTable, draws: int, steady: tuple[float, float], options: int, rng: np.random.Generator
+    table: OutcomeTable, draws: int, steady: tuple[float, float] | None, options: int, rng: np.random.Generator
 ) -> dict[str, Array]:
     """`quality` and `key`, both [N, M, S >= draws]: repeated answers of each cell and what each says.
 
     Recorded `samples["key"]` and `samples["quality"]` are taken as they are. Where only quality has samples, a right draw has
     the right key and a wrong one a wrong key at random among `options` - 1. Without samples the recorded answer is what the
     target usually says; a draw says it with probability steady[0] where it is right, steady[1] where it is wrong, and else
-    anything.
+    anything. Without `steady` quality is the share of right samples: draws are right with that probability.
     """
     quality, key = table.samples.get("quality"), table.samples.get("key")
     if quality is not None and quality.shape[2] >= draws:
         filled = np.where(np.isnan(quality), table.quality[:, :, None], quality)
         keys = _wrong_keys(filled, options, rng) if key is None else key
         return {"quality": filled, "key": keys}
+    if steady is None:
+        right = rng.random((*table.quality.shape, draws)) < table.quality[:, :, None]
+        drawn = np.where(np.isnan(table.quality)[:, :, None], np.nan, right.astype(np.float64))
+        return {"quality": drawn, "key": _wrong_keys(drawn, options, rng)}
     return _simulated(table.quality, draws, steady, options, rng)
 
 

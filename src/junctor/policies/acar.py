@@ -56,7 +56,8 @@ class Acar(Staged):
         """One setting: there is no knob. Answers are recorded samples, or drawn (see `drawn_answers`)."""
         del features
         config = self.config
-        answers = drawn_answers(table, config.probes, (config.steady_right, config.steady_wrong), config.options, rng)
+        steady = None if config.rates else (config.steady_right, config.steady_wrong)
+        answers = drawn_answers(table, config.probes, steady, config.options, rng)
         tape = self._run(Recording(table, answers), self.columns(table))
         return replay_of([np.nan], [tape], billed=table.cost_usd is not None)
 
@@ -115,6 +116,7 @@ class AcarConfig(PolicyConfig):
     probes        samples of the first model
     steady_right  chance that a draw repeats the usual answer where that is right; steady_wrong where it is wrong
     options       how many different answers a question has
+    rates         quality is a share of right samples: each draw is right with that probability, and wrong draws scatter
     """
 
     models: tuple[str, ...] = ()
@@ -122,6 +124,7 @@ class AcarConfig(PolicyConfig):
     steady_right: float = 0.9
     steady_wrong: float = 0.6
     options: int = 4
+    rates: bool = False
 
     name: ClassVar[str] = "acar"
     fitted: ClassVar[type[Policy]] = Acar

@@ -125,7 +125,7 @@ class RouterBenchCascadeConfig(PolicyConfig):
     about: ClassVar[About | None] = About(
         title="RouterBench cascading router",
         family="after the answer",
-        status="adapted",
+        status="simulated",
         source="Hu et al. 2024, RouterBench: A Benchmark for Multi-LLM Routing Systems, cascading routers",
         formula=(
             "call models from cheap to dear; stop when the judge says good or the next call would exceed the cap\n"
@@ -133,6 +133,7 @@ class RouterBenchCascadeConfig(PolicyConfig):
         ),
         complexity="fit O(N M); a decision O(M)",
         adapted=(
+            "The judge is drawn from recorded outcomes, as in the paper: figures say what a judge that errs so often is worth.",
             "The next call's cost is its mean on the training rows, because its recorded cost is not known before it is made.",
             "Live, a model judges each answer in place of the simulated judge; epsilon is then whatever that model's error is.",
         ),
