@@ -62,10 +62,11 @@ def policy_config(name: str, settings: Mapping[str, Any] | None = None) -> Polic
 
 
 def config_with(name: str, encoder: str, settings: Mapping[str, Any] | None = None) -> PolicyConfig:
-    """`policy_config`; an estimator that reads texts itself (target descriptions) is told which encoder made the features."""
+    """`policy_config`; a part that reads texts itself (descriptions, examples) is told which encoder made the features."""
     config = policy_config(name, settings)
-    inner = config.settings().get("estimator_settings")
-    if isinstance(inner, Mapping) and "encoder" in inner:
+    own = config.settings()
+    inner = own.get("estimator_settings")
+    if "encoder" in own or (isinstance(inner, Mapping) and "encoder" in inner):
         return policy_config(name, {**(settings or {}), "encoder": encoder})
     return config
 
