@@ -35,6 +35,7 @@ from junctor.fitting import Fit, config_with, fit_policy
 from junctor.outcomes import OutcomeTable
 from junctor.outcomes.splitting import Split
 from junctor.policies.allocating import PUBLISHED_K, Allocator, AllocatorConfig
+from junctor.policies.lp_offline import LPOffline
 from junctor.policies.pricing import dearest_for_unknown, optimum, walk
 from junctor.policies.utility import UtilityConfig, UtilityPolicy
 from junctor.policy import Array, Policy, PolicyConfig
@@ -262,12 +263,15 @@ def _allocating(stream: Course, config: AllocatorConfig) -> tuple[tuple[Serve, S
     table, features = stream.setup.table.take(stream.known), stream.setup.features.take(stream.known)
     made: Policy = config.fit(table, features, np.random.default_rng(stream.number))
     assert isinstance(made, Allocator)
+    found = predicted(made, stream.features(config.needs), stream.bills)
+    if isinstance(made, LPOffline):  # its program knows no order: one for all of them
+        return (_as_scored, _as_scored), optimum(*found, stream.budgets).scores(*found), found[1]
     allocate = made.allocate
 
     def serve(q: Array, c: Array, budgets: Array, bills: Array, rng: np.random.Generator, check: bool) -> NDArray[np.intp]:
         return allocate(q, c, budgets, rng, check=check, billed=bills)
 
-    return (serve, serve), *predicted(made, stream.features(config.needs), stream.bills)
+    return (serve, serve), *found
 
 
 def _fitted(stream: Course, config: UtilityConfig, name: str) -> Fit:
@@ -305,6 +309,11 @@ def _trading(weight: float, scale: float) -> Serve:
         return _served(q - weight * dearest_for_unknown(c) / unit, c, budgets, bills, check)
 
     return serve
+
+
+def _as_scored(q: Array, c: Array, budgets: Array, bills: Array, rng: np.random.Generator, check: bool) -> NDArray[np.intp]:
+    del rng
+    return _served(q, c, budgets, bills, check)
 
 
 def _cheapest(q: Array, c: Array, budgets: Array, bills: Array, rng: np.random.Generator, check: bool) -> NDArray[np.intp]:

@@ -100,6 +100,7 @@ class PortConfig(AllocatorConfig):
         ),
         adapted=(
             "Exact neighbours (an index above 50,000 rows) take the place of HNSW.",
+            "L-BFGS-B is given the subgradient; the authors' code leaves it to finite differences.",
             "Costs are measured in units of the budget per request, so that alpha does not depend on the currency.",
             "While serving, exploration has no drop arm, and `check` skips what cannot be paid unless it is switched off.",
             "Without budgets it is the plug-in rule over the same estimates.",

@@ -80,12 +80,19 @@ def dual_prices(quality: Array, cost: Array, budgets: Array, share: float, alpha
     gain = alpha * np.where(np.isnan(quality), -np.inf, quality)
     price = np.where(bounded, dearest_for_unknown(cost), 0.0)
 
-    def dual(gamma: Array) -> float:
-        best = (gain - price * gamma).max(axis=1)
-        return float(share * (gamma @ limits) + (np.maximum(best, 0.0) if decline else best).sum())
+    rows = np.arange(len(quality))
+
+    def dual(gamma: Array) -> tuple[float, Array]:
+        """F and a subgradient: what each target may spend, less what the requests that it wins would cost."""
+        scores = gain - price * gamma
+        won = scores.argmax(axis=1)
+        best = scores[rows, won]
+        kept = best > 0.0 if decline else np.isfinite(best)
+        spent = np.bincount(won[kept], price[rows[kept], won[kept]], minlength=targets)
+        return float(share * (gamma @ limits) + best[kept].sum()), share * limits - spent
 
     start = np.full(targets, 1.0 / targets)
-    found = minimize(dual, start, method="L-BFGS-B", bounds=[(0.0, 1.0)] * targets)
+    found = minimize(dual, start, method="L-BFGS-B", jac=True, bounds=[(0.0, 1.0)] * targets)
     return np.where(bounded, found.x, 0.0)
 
 
