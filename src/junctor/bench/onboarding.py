@@ -32,7 +32,7 @@ Rows = NDArray[np.intp]
 CALIBRATION = (50, 100, 250, 500, 1000)
 BOTH_CALIBRATION = 250
 MOST_SEEDS, MOST_KNOWN, MOST_TARGETS, CLUSTERS = 3, 1500, 15, 20
-BOTH_SEEDS, BOTH_FOLDS = 2, 3
+BOTH_SEEDS, BOTH_FOLDS = 2, 2
 SHARE_NEW = 3
 """One target in so many is new."""
 CHEAP = ("mean", "label-table", "knn", "linear", "kmeans-table")
@@ -120,7 +120,7 @@ class BothAtOnce(Experiment):
         try:
             for fold in folds:
                 lessons = [_shared(seed, frame, n) for n, (seed, frame) in enumerate(zip(fold.seeds, fold.frames, strict=True))]
-                figures = [_at_once(lesson, policy, number) for number, lesson in enumerate(lessons[:rounds])]
+                figures = _at_once(lessons[:rounds], policy)
                 for metric in figures[0]:
                     found.setdefault(metric, []).append([one[metric] for one in figures])
         except UserError as error:
@@ -191,24 +191,29 @@ def _learned(lesson: Lesson, name: str, number: int) -> dict[str, Array]:
     return figures | ({"calibration_usd": np.array([bill])} if bill is not None else {})
 
 
-def _at_once(lesson: Lesson, name: str, number: int) -> dict[str, Array]:
-    base, config = _without_new(lesson, name)
-    rows = _at_random(lesson, number)[:BOTH_CALIBRATION]
-    return {
-        "onboarded": _figure(lesson, _onboarded(lesson, base, rows), _everyone(lesson), name),
-        "without": _figure(lesson, base, lesson.known, name),
-        "full": _full(lesson, config, name),
-    }
+def _at_once(lessons: Sequence[Lesson], name: str) -> list[dict[str, Array]]:
+    """Figures per seed; the settings that won for the first are kept: the judged dataset never helped to choose them."""
+    settled: PolicyConfig | None = None
+    found = []
+    for number, lesson in enumerate(lessons):
+        base, settled = _without_new(lesson, name, settled)
+        rows = _at_random(lesson, number)[:BOTH_CALIBRATION]
+        figures = {
+            "onboarded": _figure(lesson, _onboarded(lesson, base, rows), _everyone(lesson), name),
+            "without": _figure(lesson, base, lesson.known, name),
+            "full": _full(lesson, settled, name),
+        }
+        found.append(figures)
+    return found
 
 
-def _without_new(lesson: Lesson, name: str) -> tuple[Policy, PolicyConfig]:
-    """The policy that knows the old targets only, tuned on validation rows, and the settings that won."""
+def _without_new(lesson: Lesson, name: str, settled: PolicyConfig | None = None) -> tuple[Policy, PolicyConfig]:
+    """The policy that knows the old targets only, tuned on validation rows unless settled, and the settings that won."""
     seed = lesson.seed
     encoder = "static" if seed.setup.encoder is None else seed.setup.encoder.name
-    table = seed.fitting.only(lesson.known)
-    fit = fit_policy(
-        config_with(name, encoder), table, seed.setup.features, seed.split.train, seed.split.validation, seed.rng(name)
-    )
+    config = settled or config_with(name, encoder)
+    table, features, split = seed.fitting.only(lesson.known), seed.setup.features, seed.split
+    fit = fit_policy(config, table, features, split.train, split.validation, seed.rng(name), tune=settled is None)
     return fit.policy, fit.config
 
 

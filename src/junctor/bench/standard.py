@@ -27,9 +27,9 @@ from junctor.errors import UserError
 from junctor.fitting import config_with
 from junctor.outcomes.splitting import Split, draw_groups
 
-MOST_KNOWN = 4000
+MOST_KNOWN = 3000
 """Training and validation rows that a policy may learn from; larger sets are thinned, in proportion within each label."""
-MOST_JUDGED = 4000
+MOST_JUDGED = 3000
 """Test rows per seed, likewise."""
 TIMED_CALLS = 100
 
