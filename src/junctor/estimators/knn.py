@@ -1,8 +1,8 @@
 """knn: the mean outcome of the nearest recorded queries.
 
 Source: "Rethinking Predictive Modeling for LLM Routing: When Simple kNN Beats Complex Learned Routers" (2025); the plug-in form
-with predicted cost is CARROT's (2025). Similarity is the cosine of unit vectors, computed exactly. Every query that is as near
-as the k-th counts, so duplicates are treated alike and the order of rows does not matter.
+with predicted cost is CARROT's (2025). Similarity is the cosine of unit vectors, computed exactly (up to EXACT_ROWS rows; knn_lists
+above). Every query that is as near as the k-th counts, so duplicates are treated alike and the order of rows does not matter.
 """
 
 from __future__ import annotations
@@ -218,9 +218,10 @@ class KNNConfig(EstimatorConfig):
         status="adapted",
         source="Rethinking Predictive Modeling for LLM Routing: When Simple kNN Beats Complex Learned Routers (2025)",
         formula="q_j(x) and c_j(x) = means over the k nearest training queries, cosine; route to argmax_j q_j - lam * c_j",
-        complexity="fit: none; decision: O(N D)",
+        complexity="fit: none; decision: O(N D). Above 50,000 rows: fit O(N^1.5 D) for the lists, decision O(N^0.5 D)",
         adapted=(
             "The frozen encoder of the project replaces BERT and SFR.",
+            "Above 50,000 rows inverted lists find about 95 in 100 of the nearest (extra ann), and k stays at 100.",
             "Similarity weights are tried beside plain means where 100 neighbours or more are averaged.",
             "Where a target was not tried on the neighbours, it is drawn to its own mean.",
         ),
