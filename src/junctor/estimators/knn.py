@@ -1,8 +1,8 @@
 """knn: the mean outcome of the nearest recorded queries.
 
 Source: "Rethinking Predictive Modeling for LLM Routing: When Simple kNN Beats Complex Learned Routers" (2025); the plug-in form
-with predicted cost is CARROT's (2025). Similarity is the cosine of unit vectors, computed exactly (above EXACT_ROWS rows: see
-knn_lists). Every query that is as near as the k-th counts, so duplicates are treated alike and the order of rows does not matter.
+with predicted cost is CARROT's (2025). Similarity is the cosine of unit vectors, computed exactly. Every query that is as near
+as the k-th counts, so duplicates are treated alike and the order of rows does not matter. Above EXACT_ROWS rows see knn_lists.
 """
 
 from __future__ import annotations
