@@ -22,7 +22,7 @@ from junctor.estimators.settings import configured
 from junctor.features import Features
 from junctor.outcomes import OutcomeTable
 from junctor.policies.utility import UtilityConfig
-from junctor.policy import Array, EstimatorConfig, Policy, PolicyConfig
+from junctor.policy import Array, EstimatorConfig, Policy, PolicyConfig, Replayable
 
 Rows = Sequence[int] | NDArray[np.integer[Any]]
 Progress = Callable[[int, int], None]
@@ -185,14 +185,23 @@ def validation_score(policy: Policy, table: OutcomeTable, features: Features, rn
 
 
 def _judged(policy: Policy, table: OutcomeTable, features: Features, rng: np.random.Generator) -> Judged:
-    choices = policy.decide_sweep(features, table.targets, rng).choices.T
-    quality = np.take_along_axis(table.quality, choices, axis=1).T
-    if table.cost_usd is not None:
+    quality, cost = _came_to(policy, table, features, rng)
+    if table.cost_usd is not None and cost is not None:
         single = means(table.cost_usd)
         low, high = float(np.nanmin(single, initial=np.inf)), float(np.nanmax(single, initial=-np.inf))
         if low < high < np.inf:
-            return Judged(quality, np.take_along_axis(table.cost_usd, choices, axis=1).T, low, high)
+            return Judged(quality, cost, low, high)
     return Judged(quality, None)
+
+
+def _came_to(policy: Policy, table: OutcomeTable, features: Features, rng: np.random.Generator) -> tuple[Array, Array | None]:
+    """Quality and cost [L, n] of the chosen cells, or of all calls where plans look at answers."""
+    if isinstance(policy, Replayable):
+        replay = policy.replay(table, features, rng)
+        return replay.quality, replay.cost_usd
+    choices = policy.decide_sweep(features, table.targets, rng).choices.T
+    quality = np.take_along_axis(table.quality, choices, axis=1).T
+    return quality, None if table.cost_usd is None else np.take_along_axis(table.cost_usd, choices, axis=1).T
 
 
 def _score(judged: Judged, counts: Array | None) -> float:

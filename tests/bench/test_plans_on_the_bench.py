@@ -9,6 +9,7 @@ import pytest
 
 from junctor.bench.protocol import run_bench
 from junctor.bench.references import replayed
+from junctor.fitting import policy_config, validation_score
 from junctor.policy import Replay
 from junctor.testing.planted import planted
 
@@ -50,3 +51,14 @@ def test_a_replay_without_costs_is_its_first_setting():
     priced = replace(replay, cost_usd=np.array([[1.0], [0.0]]))
     assert replayed(priced, by_share=True).strong is priced.cost_usd
     assert replayed(priced).strong is None
+
+
+def test_plans_are_tuned_by_all_their_calls():
+    """A cascade whose judge is never wrong scores higher on validation rows than one whose judge tosses a coin."""
+    table, features = planted(240)
+
+    def score(epsilon):
+        policy = policy_config("routerbench-cascade", {"epsilon": epsilon}).fit(table, features, np.random.default_rng(0))
+        return validation_score(policy, table, features, np.random.default_rng(0))
+
+    assert score(0.0) > score(0.5) + 0.1

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def policies(
-    kind: str = typer.Option("", help="Only one kind: policy, estimator, encoder or provider."),
+    kind: str = typer.Option("", help="Only one kind: policy, estimator, encoder, provider, accept or aggregate."),
     json: bool = typer.Option(False, "--json", help="Print the list as JSON."),
 ) -> None:
     """List what is registered. Wherever a policy is named, an estimator's name means the utility policy over it."""
