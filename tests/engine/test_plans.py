@@ -9,10 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from junctor.engine import Alias, Engine, Health
-from junctor.errors import DeadlineExceeded, UpstreamStatus
+from junctor.engine import Alias, Engine, Health, plan_run
+from junctor.engine.buffered import Buffered, text_of
+from junctor.errors import DeadlineExceeded, UnknownName, UpstreamStatus
 from junctor.journal import Journal, read
+from junctor.plans.contracts import Accept, Aggregate
 from junctor.policy import Policy, State
+from junctor.providers.base import Reply
 from junctor.providers.scripted import ScriptedProvider, Step
 from junctor.types import (
     Call,
@@ -313,3 +316,60 @@ async def test_a_reader_of_a_stream_who_goes_away_is_recorded(tmp_path):
         async for _ in answer:
             break
     assert list(read(journal.path))[-1].error == "cancelled"
+
+
+class Failing(Accept, Aggregate):
+    """A plug-in's rule with a bug in it."""
+
+    name = "failing"
+
+    def judge(self, trace):
+        raise KeyError("a prompt")
+
+    def choose(self, trace):
+        raise KeyError("a prompt")
+
+
+async def test_a_rule_of_yours_that_fails_is_no_failure_of_the_request(monkeypatch):
+    """It accepts nothing, its aggregator gives the first answer, and the journal names the type without the words."""
+    monkeypatch.setattr(plan_run, "accept_rule", lambda name, settings: Failing())
+    monkeypatch.setattr(plan_run, "aggregator", lambda name, settings: Failing())
+    plan = Cascade((SMALL, Panel((MIDDLE, LARGE), "failing")), "failing")
+    e, _ = engine(plan, {"small": said("1"), "middle": said("2", "middle"), "large": said("3", "large")})
+    answer = await e.complete(ASK, "auto")
+    assert text(answer) == "2"
+    assert "accept rule failed with KeyError" in answer.run.steps[0]
+    assert "aggregator failed with KeyError" in answer.run.steps[1]
+    assert "a prompt" not in "".join(answer.run.steps)
+
+
+async def test_a_plan_that_names_an_unknown_rule_or_target_says_so():
+    """A journalled plan of a plug-in that is not there any more, a target that was taken away."""
+    e, _ = engine(Cascade((SMALL, LARGE), "gone"), {"*": said("1")})
+    with pytest.raises(UnknownName, match="no accept is called 'gone'"):
+        await e.complete(ASK, "auto")
+    e, _ = engine(Cascade((Call("nobody"), SMALL), "scorer"), {"*": said("1")})
+    assert (await e.complete(ASK, "auto")).target.id == "small"
+
+
+def body(message, **more):
+    return msgspec.json.encode({"id": "c", "model": "m", "choices": [{"index": 0, "message": message, **more}]})
+
+
+async def test_tool_calls_survive_buffering_and_are_compared_without_their_ids():
+    """The stream carries what the whole answer had; two answers with the same call say the same."""
+    calls = [{"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{}"}}]
+    whole = body({"role": "assistant", "content": None, "tool_calls": calls}, finish_reason="tool_calls")
+    chunks = [json.loads(e[6:]) async for e in Buffered(ASK, Reply(body=whole)) if e != b"data: [DONE]\n\n"]
+    deltas = [c["choices"][0]["delta"] for c in chunks]
+    assert deltas[0] == {"role": "assistant", "content": None}
+    assert deltas[1] == {"tool_calls": [{"index": 0, **calls[0]}]}
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    other = body({"role": "assistant", "content": None, "tool_calls": [{**calls[0], "id": "call_2"}]})
+    assert text_of(whole) == text_of(other) == '[{"name":"add","arguments":"{}"}]'
+
+
+@pytest.mark.parametrize("strange", [b"", b"[]", b'{"choices": 5}', b'{"choices": [{"message": 1}]}', b"\xff"])
+def test_a_body_that_is_no_answer_says_nothing(strange):
+    """And is rejected by the scorer rather than raising."""
+    assert text_of(strange) == ""
