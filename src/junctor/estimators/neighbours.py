@@ -12,6 +12,7 @@ stored in faiss's own format.
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -46,7 +47,9 @@ def available() -> bool:
 
 def _faiss(who: str) -> Any:
     try:
-        import faiss
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # its SWIG types, from Python 3.12 on
+            import faiss
     except ModuleNotFoundError as error:
         raise MissingExtra(
             "needs the package faiss for so many rows", field=who, fix="pip install 'junctor[ann]', or set index to exact"
