@@ -212,6 +212,13 @@ BUILTIN: tuple[Entry, ...] = (
         "an expert per task; new tasks never touch old ones",
         "bench",
     ),
+    Entry(
+        "estimator",
+        "stack",
+        "junctor.estimators.stack:StackConfig",
+        "the cheap bars and the learned ones, combined on held-out folds",
+        "bench",
+    ),
     Entry("policy", "fixed", "junctor.policies.fixed:FixedConfig", "always the one target you name"),
     Entry("policy", "random", "junctor.policies.random:RandomConfig", "uniform over the targets"),
     Entry(
