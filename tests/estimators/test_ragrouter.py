@@ -40,10 +40,11 @@ def test_it_converges():
 
 def test_without_documents_it_is_an_ordinary_estimator_and_reads_no_text():
     table, features = planted(240)
+    table = table.only(table.targets.ids[:3])
     fitted = RAGRouterConfig(encoder="there is none").fit(table, features, np.random.default_rng(0))
     chosen = fitted.predict_many(features).quality.argmax(axis=1)
     gained = table.quality[np.arange(240), chosen].mean()
-    assert gained > table.quality.mean(axis=0).max() + 0.02
+    assert gained > table.quality.mean(axis=0).max() + 0.2
     marked = replace(features, texts=[f"question {i}{MARK}and documents" for i in range(240)])
     assert np.array_equal(fitted.predict_many(marked).quality, fitted.predict_many(features).quality)
 

@@ -1,4 +1,4 @@
-"""routerdc: it wins where luck is shared and cells are missing, the two losses do what they say, hopeless queries are skipped."""
+"""routerdc: it wins where luck is shared and cells are missing; both losses do what they say; hopeless queries are skipped."""
 
 from __future__ import annotations
 

@@ -92,6 +92,7 @@ class GraphRouterConfig(EstimatorConfig):
     messages: bool = True
     encoder: str = "static"
     rate: float = 0.003
+    decay: float = 3.0
     epochs: int = 40
 
     name: ClassVar[str] = "graphrouter"
@@ -132,6 +133,7 @@ class GraphRouterConfig(EstimatorConfig):
         for key in ("width", "tasks", "epochs"):
             check(getattr(self, key) >= 1, f"graphrouter.{key}", "must be at least 1")
         check(self.rate > 0, "graphrouter.rate", "must be positive")
+        check(self.decay >= 0, "graphrouter.decay", "must not be negative")
 
     def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> GraphRouter:
         """Train the layers, then let every training edge send its message; raises UserError without a row."""
@@ -186,7 +188,7 @@ class GraphRouterConfig(EstimatorConfig):
             "edge": np.eye(self.width) + trained.drawn(rng, self.width, self.width, gain=0.1),
             "describe": trained.drawn(rng, max(1, known.shape[1]), self.width, gain=0.1)[: known.shape[1]],
         }
-        recipe = Recipe(rate=self.rate, epochs=self.epochs, batch=BATCH)
+        recipe = Recipe(rate=self.rate, decay=self.decay, epochs=self.epochs, batch=BATCH)
         found = descent.descend(self.name, start, loss, np.arange(len(x)), recipe, rng)
         project, shift = trained.folded(found.weights["project"], found.weights["shift"], centre, scale)
         found.weights.update(project=project, shift=shift)

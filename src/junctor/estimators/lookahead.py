@@ -28,6 +28,7 @@ from junctor.policy import Array, Estimator, EstimatorConfig
 from junctor.types import Target
 
 LENGTHS, PATTERNS = 2.0, 0.1
+"""Shares of the auxiliary weight: lengths are seen almost without noise, who is right is as noisy as the labels themselves."""
 ONBOARD_PENALTY = 3.0
 """L2 penalty of a new target's logistic head on the trunk."""
 START = 0.3
@@ -80,8 +81,9 @@ class LookaheadConfig(EstimatorConfig):
     latent: int = 4
     auxiliary: float = 0.5
     patterns: int = 8
-    rate: float = 0.01
-    epochs: int = 60
+    rate: float = 0.005
+    decay: float = 3.0
+    epochs: int = 80
 
     name: ClassVar[str] = "lookahead"
     needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
@@ -98,7 +100,7 @@ class LookaheadConfig(EstimatorConfig):
         adapted=(
             "A frozen sentence encoder and a trained trunk replace ModernBERT-base with 64 masked tokens per candidate.",
             (
-                "The auxiliary target is the length of the real response, and the pattern of right and wrong of the whole row; the"
+                "The auxiliary targets are the length of the real response, and the pattern of who is right on the row; the"
                 " paper's is the response's text, which outcome tables do not hold."
             ),
             (
@@ -120,6 +122,7 @@ class LookaheadConfig(EstimatorConfig):
             check(getattr(self, key) >= least, f"lookahead.{key}", f"must be at least {least}")
         check(self.auxiliary >= 0, "lookahead.auxiliary", "must not be negative")
         check(self.rate > 0, "lookahead.rate", "must be positive")
+        check(self.decay >= 0, "lookahead.decay", "must not be negative")
 
     def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> Lookahead:
         """Train trunk, latents and all heads, keep the heads of quality; raises UserError without a row."""
@@ -162,7 +165,7 @@ class LookaheadConfig(EstimatorConfig):
             del draw
             return parts(w, batch)[1]
 
-        recipe = Recipe(rate=self.rate, epochs=self.epochs)
+        recipe = Recipe(rate=self.rate, decay=self.decay, epochs=self.epochs)
         start = self._start(quality, vectors, prior, rng)
         found = descent.descend(self.name, start, loss, np.arange(len(x)), recipe, rng, judge=judge)
         project, shift = trained.folded(found.weights["project"], found.weights["shift"], centre, scale)

@@ -73,9 +73,10 @@ class ModelSATConfig(EstimatorConfig):
     tasks: int = 50
     shots: int = 20
     width: int = 32
-    choice_weight: float = 1.0
+    choice_weight: float = 0.0
     perturb: float = 1.0
     rate: float = 0.01
+    decay: float = 3.0
     epochs: int = 30
 
     name: ClassVar[str] = "model-sat"
@@ -89,10 +90,11 @@ class ModelSATConfig(EstimatorConfig):
         formula=(
             "u_j in [0, 1]^T: accuracy of target j on T core tasks\n"
             "logit P(right) = prior_j + relu(W e(x) + b) . C (u_j - mean u_j)\n"
-            "L = softmax cross-entropy of each right candidate against the wrong ones of its query + BCE"
+            "L = BCE + c x softmax cross-entropy of each right candidate against the wrong ones of its query"
         ),
         adapted=(
             "Tasks are k-means clusters of training queries, not 50 tasks of MMLU.",
+            "The softmax loss over candidates is off unless asked for: on validation rows it did worse than BCE alone.",
             (
                 "Aptitudes are numbers, read by a bilinear head; in the paper E5-large encodes them as words and Phi-3-mini"
                 " answers Yes or No."
@@ -117,6 +119,7 @@ class ModelSATConfig(EstimatorConfig):
         for key in ("choice_weight", "perturb"):
             check(getattr(self, key) >= 0, f"model-sat.{key}", "must not be negative")
         check(self.rate > 0, "model-sat.rate", "must be positive")
+        check(self.decay >= 0, "model-sat.decay", "must not be negative")
 
     def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> ModelSAT:
         """Draw the test, mark every target, train the head on the rows that are not in it; raises UserError without a row."""
@@ -157,7 +160,7 @@ class ModelSATConfig(EstimatorConfig):
             "shift": np.zeros(self.width),
             "connect": trained.drawn(rng, len(aptitude), self.width),
         }
-        found = descent.descend(self.name, start, loss, rows, Recipe(rate=self.rate, epochs=self.epochs), rng)
+        found = descent.descend(self.name, start, loss, rows, Recipe(rate=self.rate, decay=self.decay, epochs=self.epochs), rng)
         project, shift = trained.folded(found.weights["project"], found.weights["shift"], centre, scale)
         found.weights.update(project=project, shift=shift)
         return found

@@ -127,6 +127,7 @@ class RAGRouterConfig(EstimatorConfig):
     contrast: float = 0.5
     encoder: str = "static"
     rate: float = 0.005
+    decay: float = 10.0
     epochs: int = 50
 
     name: ClassVar[str] = "ragrouter"
@@ -167,6 +168,7 @@ class RAGRouterConfig(EstimatorConfig):
             check(getattr(self, key) >= 1, f"ragrouter.{key}", "must be at least 1")
         check(self.contrast >= 0, "ragrouter.contrast", "must not be negative")
         check(self.rate > 0, "ragrouter.rate", "must be positive")
+        check(self.decay >= 0, "ragrouter.decay", "must not be negative")
 
     def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> RAGRouter:
         """Train on queries with and without documents; raises UserError without a row, or where the encoder is another one."""
@@ -208,7 +210,7 @@ class RAGRouterConfig(EstimatorConfig):
             good = (torch.cat([right[batch], right[other]], dim=1) > 0.5) * there
             return total + self.contrast * descent.contrast_loss(torch, both, good, there - good)
 
-        recipe = Recipe(rate=self.rate, epochs=self.epochs)
+        recipe = Recipe(rate=self.rate, decay=self.decay, epochs=self.epochs)
         start = _start(found.query.shape[1], quality.shape[1], self.width, rng)
         made = descent.descend(self.name, start, loss, np.arange(len(x)), recipe, rng)
         w = made.weights
