@@ -18,6 +18,8 @@ summary { cursor: pointer; font-weight: 600; padding: 4px 0; }
 td.yes { background: color-mix(in srgb, var(--s2) 30%, transparent); }
 td.no { background: color-mix(in srgb, var(--down) 22%, transparent); }
 td.bar, td.reference { color: var(--soft); }
+.tall { max-height: 640px; overflow-y: auto; }
+@media print { .tall { max-height: none; overflow: visible; } }
 .curve { max-width: 760px; margin: 10px 0; }
 """
 
@@ -98,7 +100,7 @@ def _table(suite: SuiteBoard, table: Table) -> str:
     body = "".join(_row(table, row, shown) for row in table.rows if row.figures)
     made = f"<table><thead><tr><th>#</th><th>policy</th>{head}</tr></thead><tbody>{body}</tbody></table>"
     notes = "".join(f"<li>{escape(note)}</li>" for note in (explained(table), *table.notes))
-    parts = [f'<div class="scroll ranked">{made}</div><ul>{notes}</ul>', _drawings(suite, table), _card(table), _gone(table)]
+    parts = [f'<div class="scroll ranked tall">{made}</div><ul>{notes}</ul>', _drawings(suite, table), _card(table), _gone(table)]
     return f"<h3>{escape(named(suite, table))}</h3>{''.join(parts)}"
 
 
