@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from junctor.curves import area_under_hull, hull_at
+from junctor.curves import area_under_hull
+from junctor.fitting import policy_config
 from junctor.outcomes import OutcomeTable
 from junctor.types import Catalogue, Request
 
@@ -61,9 +62,12 @@ def gain(config, table, features, seed=0):
     return area(cost, quality, test) - singles
 
 
-def above(cost, quality, table):
-    """Height of a point over the singles' hull at its cost: what a router that cannot tell queries apart gets there."""
-    return quality - float(hull_at(table.cost_usd.mean(axis=0), table.quality.mean(axis=0), np.array([cost]))[0])
+def before_the_answer(train, seen, test, there):
+    """AIQ of kNN, tuned by nobody: a router that decides before there is an answer."""
+    sweep = policy_config("knn").fit(train, seen, np.random.default_rng(0)).decide_sweep(there, test.targets, None)
+    rows = np.arange(len(test))[None, :]
+    cost, quality = test.cost_usd[rows, sweep.choices], test.quality[rows, sweep.choices]
+    return area(cost.mean(axis=1), quality.mean(axis=1), test)
 
 
 def with_samples(table, **samples):

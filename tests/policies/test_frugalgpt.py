@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from junctor.errors import ConfigError, UserError
-from junctor.fitting import policy_config
 from junctor.outcomes import OutcomeTable
 from junctor.plans.tape import NotBilled, Recording
 from junctor.policies.chains import Scored, best_per_budget
@@ -14,7 +13,7 @@ from junctor.policies.frugalgpt import FrugalGPTConfig
 from junctor.testing.planted import planted
 from junctor.types import Call, Cascade, Request
 
-from .stages import COST, IDS, area, curve, gain, halves, with_samples, world
+from .stages import COST, IDS, area, before_the_answer, curve, gain, halves, with_samples, world
 
 RNG = np.random.default_rng(0)
 
@@ -29,10 +28,7 @@ def test_a_good_scorer_beats_every_mix_of_single_models_and_a_coin_does_not():
 def test_it_beats_a_router_that_decides_before_the_answer_where_the_answer_tells_more():
     """Topics can be told from the query, but among answers of one topic only the answer tells; a coin adds nothing to kNN."""
     (train, seen), (test, there) = halves(*planted(1600, seed=1))
-    sweep = policy_config("knn").fit(train, seen, RNG).decide_sweep(there, test.targets, RNG)
-    rows = np.arange(len(test))[None, :]
-    cost, quality = test.cost_usd[rows, sweep.choices], test.quality[rows, sweep.choices]
-    bar = area(cost.mean(axis=1), quality.mean(axis=1), test)
+    bar = before_the_answer(train, seen, test, there)
 
     def scored(auc):
         policy = FrugalGPTConfig(auc=auc).fit(train, seen, np.random.default_rng(0))

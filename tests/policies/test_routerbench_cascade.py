@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from junctor.bench.sets import PUBLISHED
 from junctor.build import _from_settings
 from junctor.errors import ConfigError, NoTarget
 from junctor.fitting import policy_config
 from junctor.outcomes import OutcomeTable
 from junctor.policies.routerbench_cascade import RouterBenchCascadeConfig, caps_of
+from junctor.testing.planted import planted
 from junctor.types import Call, Cascade, Catalogue, Constraints, Price, Request, Target, looks_at_answers
 
-from .stages import ASKED, COST, IDS, curve, gain, world
+from .stages import ASKED, COST, IDS, area, before_the_answer, curve, gain, halves, world
 
 RNG = np.random.default_rng(0)
 
@@ -25,6 +27,44 @@ def test_it_is_worth_as_much_as_its_judge():
     assert found[2] > 0.02
     assert found[-1] < -0.02
     assert sorted(found, reverse=True) == found
+
+
+def test_it_beats_a_router_that_decides_before_the_answer_while_its_judge_is_good():
+    """Topics can be told from the query here, so that kNN is a real bar; a coin for a judge is below it."""
+    (train, seen), (test, there) = halves(*planted(1600, seed=1))
+    bar = before_the_answer(train, seen, test, there)
+
+    def judged(epsilon):
+        policy = RouterBenchCascadeConfig(epsilon=epsilon).fit(train, seen, RNG)
+        return area(*curve(policy.replay(test, there, np.random.default_rng(1))), test)
+
+    assert judged(0.0) > bar + 0.03
+    assert judged(0.5) < bar - 0.03
+
+
+@pytest.mark.data
+def test_the_published_pattern_on_three_of_the_published_tasks(data):
+    """Hu et al. 2024: far above the zero router with a good judge, above it up to errors of .1, below it beyond .2."""
+    table = load_published("routerbench", data)
+    features = table.features()
+    (train, seen), (test, there) = (
+        (table.take(rows), features.take(rows)) for rows in (np.arange(0, len(table), 2), np.arange(1, len(table), 2))
+    )
+    zero = area(test.cost_usd.mean(axis=0), test.quality.mean(axis=0), test)
+    found = []
+    for epsilon in (0.0, 0.01, 0.05, 0.1, 0.2, 0.4):
+        policy = RouterBenchCascadeConfig(epsilon=epsilon).fit(train, seen, RNG)
+        found.append(area(*curve(policy.replay(test, there, np.random.default_rng(1))), test) - zero)
+    assert sorted(found, reverse=True) == found
+    assert found[0] > 0.12
+    assert found[3] > 0.04
+    assert abs(found[4]) < 0.04
+    assert found[5] < -0.08
+
+
+def load_published(name, data):
+    """One of the published sets."""
+    return next(one for one in PUBLISHED if one.name == name).load(data)
 
 
 def test_every_call_is_billed_and_the_first_is_always_made():
