@@ -40,6 +40,7 @@ def worth(name, settings=None):
     return float(chance[np.arange(len(later)), policy.decide_many(seen, later.targets, RNG)[0]].mean())
 
 
+@pytest.mark.slow
 def test_planted_world_own_models_win_where_one_model_and_tables_must_lose():
     ours = worth("adaptdhm", {"clusters": 4, "alpha": 3.0})
     assert ours > 0.8
