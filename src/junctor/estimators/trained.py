@@ -47,7 +47,9 @@ class Trained(Estimator):
         self, config: Any, columns: Columns, parts: Mapping[str, Array], losses: tuple[float, ...], stamp: str = ""
     ) -> None:
         self.config, self.targets, self.losses, self.stamp = config, columns.targets, losses, stamp
-        self._columns, self._parts = columns, dict(parts)
+        # Sums over an array depend on its layout in the last digit, and files keep none but this one.
+        self._columns = columns
+        self._parts = {name: np.ascontiguousarray(values, dtype=np.float64) for name, values in parts.items()}
         self.prepare(self._parts)
 
     def prepare(self, parts: Mapping[str, Array]) -> None:

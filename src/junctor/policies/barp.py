@@ -85,7 +85,8 @@ class BaRP(Learner):
     ) -> None:
         self.config, self.targets, self.scales, self.losses = config, targets, scales, losses
         self.exploring = config.explore
-        self._parts, self._heads, self._seen = dict(parts), Heads(parts["policy"], parts["value"]), seen
+        self._parts = {name: np.ascontiguousarray(values) for name, values in parts.items()}
+        self._heads, self._seen = Heads(self._parts["policy"], self._parts["value"]), seen
         self._fitted = {id_: i for i, id_ in enumerate(targets) if parts["tried"][i]}
         self._views: WeakKeyDictionary[Catalogue, tuple[View, NDArray[np.intp]]] = WeakKeyDictionary()
 
