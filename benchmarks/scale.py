@@ -194,6 +194,10 @@ def fitted(rows: int) -> dict[str, Any]:
 
 
 def _peak_mb() -> int:
+    """Most resident memory so far. Linux keeps ru_maxrss over an exec, so a child would report its parent's."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) for line in status.read_text("utf-8").splitlines() if line.startswith("VmHWM")) // 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
