@@ -120,9 +120,7 @@ class GraphRouterConfig(EstimatorConfig):
         ),
         complexity="fit O(epochs N (D H + M H)); decision O(D (H + T) + M H)",
         claims=(
-            Claim(
-                figure="at least +12.3% over other routers, +9.5% for new models", on="its 4 tasks, 10 models", sure="abstract"
-            ),
+            Claim(figure="at least +12.3% over other routers, +9.5% for new models", on="its own benchmark", sure="abstract"),
             Claim(figure="70.29 mean accuracy, table per dataset 73.10", on="LLMRouterBench", sure="read"),
             Claim(figure="57.22", on="RouterArena", sure="read"),
             Claim(figure="utility .68 / .53 / .45 against .67 / .40 / .13 of the largest model", on="DiSRouter's table"),

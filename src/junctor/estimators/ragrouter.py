@@ -156,7 +156,7 @@ class RAGRouterConfig(EstimatorConfig):
         claims=(
             Claim(
                 figure="+3.61% over the best model, +3.29 to +9.33% over other routers",
-                on="its retrieval tasks",
+                on="its own benchmark",
                 sure="abstract",
             ),
         ),
