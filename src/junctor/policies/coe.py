@@ -145,6 +145,7 @@ class CoEConfig(PolicyConfig):
     budget_usd   mean USD of a call, in expectation over the training mix; None: no limit
     label        the label that names categories, by default the table's own; k-means clusters where there is none
     classifier   logistic (one-vs-rest) or knn
+    alpha        L2 penalty of the logistic classifier: a strong one loses small categories
     doubt        entropy, as a share of its maximum, above which a query counts as general; 1 never, 0 always
     clusters     how many, for a table without labels
     shrinkage    pseudo-observations of a target's overall mean in every category
@@ -154,6 +155,7 @@ class CoEConfig(PolicyConfig):
     budget_usd: float | None = None
     label: str = ""
     classifier: Literal["logistic", "knn"] = "logistic"
+    alpha: float = 0.3
     doubt: float = 0.6
     clusters: int = 20
     shrinkage: float = 10.0
@@ -185,6 +187,7 @@ class CoEConfig(PolicyConfig):
 
     def __post_init__(self) -> None:
         check(self.budget_usd is None or self.budget_usd > 0, "coe.budget_usd", "must be positive")
+        check(0 < self.alpha < float("inf"), "coe.alpha", "must be positive")
         check(0.0 <= self.doubt <= 1.0, "coe.doubt", "must be in [0, 1]")
         check(self.clusters >= 1, "coe.clusters", "must be at least 1")
         check(self.shrinkage >= 0, "coe.shrinkage", "must not be negative")
@@ -212,12 +215,13 @@ class CoEConfig(PolicyConfig):
         labelled = np.flatnonzero(rows >= 0)
         shown = labelled[sample(len(labelled), rng)]
         seen, categories = vectors[shown], rows[shown]
-        known = recogniser(self.classifier, seen, categories, len(names))
+        known = recogniser(self.classifier, seen, categories, len(names), alpha=self.alpha)
         predicted = categories
         if self.crossed and names[0] == "cluster 0":  # a cluster is a function of the vector: nothing to be fooled by
             predicted = _settled(known.scores(seen), self.doubt)
         elif self.crossed:
-            predicted = _settled(crossed(self.classifier, seen, categories, len(names), rng), self.doubt)
+            fresh = crossed(self.classifier, seen, categories, len(names), rng, alpha=self.alpha)
+            predicted = _settled(fresh, self.doubt)
         groups = [*names, GENERAL]
         grouped = group_table(table.take(shown), groups, predicted, self.shrinkage)
         shares = np.bincount(predicted, minlength=len(groups)) / max(1, len(predicted))

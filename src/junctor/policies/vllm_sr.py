@@ -264,7 +264,7 @@ class VllmSRConfig(PolicyConfig):
     selector_settings: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
     clusters: int = 20
-    alpha: float = 3.0
+    alpha: float = 0.3
     encoder: str = "static"
     cost_weight: float = 0.0
     shrinkage: float = 10.0
