@@ -219,6 +219,13 @@ BUILTIN: tuple[Entry, ...] = (
         "the cheap bars and the learned ones, combined on held-out folds",
         "bench",
     ),
+    Entry(
+        "estimator",
+        "stack-labels",
+        "junctor.estimators.stack:LabelledStackConfig",
+        "stack where requests bring their dataset or task label",
+        "bench",
+    ),
     Entry("policy", "fixed", "junctor.policies.fixed:FixedConfig", "always the one target you name"),
     Entry("policy", "random", "junctor.policies.random:RandomConfig", "uniform over the targets"),
     Entry(

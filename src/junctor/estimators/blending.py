@@ -16,6 +16,12 @@ from junctor.policy import Array
 
 CONTENDERS = 5
 """Gaps are regressed among so many of the best targets: those far behind are easy to tell apart, and nobody asks."""
+WINS = 0.02
+"""A target that a smooth member would choose for this share of the rows is in contention too, however bad it is elsewhere."""
+SMOOTH = ("label", "clusters16", "ridge300")
+SMALL_TRADES = (0.0, 0.05, 0.2)
+RESAMPLES = 50
+EVEN = 1e-9
 TRADES = (0.0, *np.geomspace(1e-2, 1e2, 14).tolist(), 1e9)
 """Cost weights at which choices on held-out rows are compared."""
 MOST_BELIEF = 1.2
@@ -70,35 +76,68 @@ class Blend:
 
 
 def blend(evidence: Evidence, columns: Columns) -> Blend:
-    """Weights per measure; the best target for everything (no weights in quality) where they choose no better than it."""
+    """Weights per measure. In quality, of four candidates the one that chooses best on held-out rows:
+
+    the members' stacked regression, drawn half way to plain averaging (equal weights are hard to beat: Clemen 1989, Smith and
+    Wallis 2009); plain averaging, or the table over labels alone, if that is better beyond noise; and no member at all, which
+    is the best single target, if nothing is better than that.
+    """
     m = len(columns.targets)
     mean = np.nan_to_num(evidence.mean)
-    contenders = best_columns(evidence.mean[:m])
     moved = {name: values - mean for name, values in evidence.held.items()}
     actual = evidence.actual - mean
-    quality = gap_weights({k: v[:, contenders] for k, v in moved.items()}, actual[:, contenders])
     measures = {}
     for place, name in enumerate(columns.measures[1:], start=1):
         cut = slice(place * m, (place + 1) * m)
         measures[name] = level_weights({k: v[:, cut] for k, v in moved.items()}, actual[:, cut], mean[cut])
-    bare = Blend(quality, measures, contenders, np.zeros(columns.width), 1.0, np.zeros(m), "")
-    sums = _mixed(bare, moved, columns)
-    gain, error = _gain(evidence, columns, sums)
-    if not gain > 0:
-        quality = dict.fromkeys(quality, 0.0)
-        sums[:, :m] = 0.0
-    belief = _belief(sums[:, contenders], actual[:, contenders])
-    sums[:, :m] -= (1.0 - belief) * sums[:, contenders].mean(axis=1, keepdims=True)
-    residual = actual - sums
-    offset = np.nan_to_num(measured.means(residual))
-    noise = measured.variances(residual[:, :m])
-    return Blend(quality, measures, contenders, offset, belief, noise, _summary(quality, gain, error))
+    contenders = winners(evidence, columns)
+    regressed = gap_weights({k: v[:, contenders] for k, v in moved.items()}, actual[:, contenders])
+    even = 1.0 / (len(moved) + 1)
+    candidates = [{name: (weight + even) / 2.0 for name, weight in regressed.items()}]
+    candidates.append(dict.fromkeys(moved, even))
+    if "label" in moved:
+        candidates.append({name: float(name == "label") for name in moved})
+    candidates.append(dict.fromkeys(moved, 0.0))
+    bare = [Blend(each, measures, contenders, np.zeros(columns.width), 1.0, np.zeros(m), "") for each in candidates]
+    sums = [_mixed(each, moved, columns) for each in bare]
+    chosen, gain, error = _chosen(evidence, columns, sums)
+    total = sums[chosen]
+    belief = _belief(total[:, contenders], actual[:, contenders])
+    total[:, :m] -= (1.0 - belief) * total[:, contenders].mean(axis=1, keepdims=True)
+    residual = actual - total
+    return Blend(
+        candidates[chosen],
+        measures,
+        contenders,
+        np.nan_to_num(measured.means(residual)),
+        belief,
+        measured.variances(residual[:, :m]),
+        _summary(candidates[chosen], gain, error),
+    )
 
 
 def best_columns(quality: Array) -> NDArray[np.intp]:
     """The targets of the highest means [K], at most CONTENDERS; unknown ones last."""
     order = np.argsort(-np.where(np.isnan(quality), -np.inf, quality), kind="stable")
     return np.sort(order[: max(1, min(CONTENDERS, int((~np.isnan(quality)).sum())))])
+
+
+def winners(evidence: Evidence, columns: Columns) -> NDArray[np.intp]:
+    """The targets in contention: the best on average, and those that a member would choose for a share of the held-out rows."""
+    m = len(columns.targets)
+    found = set(best_columns(evidence.mean[:m]).tolist())
+    never = np.isnan(evidence.mean[:m])
+    place = columns.measures.index("cost_usd") * m if "cost_usd" in columns.measures else 0
+    scale = float(np.nan_to_num(evidence.mean[place : place + m]).max(initial=0.0)) if place else 0.0
+    for name, values in evidence.held.items():
+        if not name.startswith(SMOOTH):
+            continue
+        quality = np.where(never, -np.inf, values[:, :m])
+        for trade in SMALL_TRADES if scale > 0 else SMALL_TRADES[:1]:
+            score = quality - trade * values[:, place : place + m] / scale if trade else quality
+            shares = np.bincount(score.argmax(axis=1), minlength=m) / max(len(score), 1)
+            found |= set(np.flatnonzero(shares >= WINS).tolist())
+    return np.array(sorted(found), dtype=np.intp)
 
 
 def _mixed(weights: Blend, moved: Mapping[str, Array], columns: Columns) -> Array:
@@ -119,48 +158,64 @@ def _belief(predicted: Array, actual: Array) -> float:
     return float(np.clip((common * found)[count > 0].sum() / power, 0.0, MOST_BELIEF)) if power > 1e-12 else 1.0
 
 
-def _gain(evidence: Evidence, columns: Columns, sums: Array) -> tuple[float, float]:
-    """How much better choices by the sums are than choices by the means alone, on held-out rows, and its standard error."""
+def _chosen(evidence: Evidence, columns: Columns, sums: list[Array]) -> tuple[int, float, float]:
+    """Which candidate (the last is "no member"), what it gains over the last, and that gain's standard error."""
+    heights = [_heights(evidence, columns, each) for each in sums]
+    default, none = heights[0], heights[-1]
+    if not default[0] > none[0] + EVEN and not any(each[0] > none[0] + EVEN for each in heights[1:-1]):
+        return len(sums) - 1, 0.0, 0.0
+    chosen = 0
+    for place, each in enumerate(heights[1:-1], start=1):
+        lead = each - default
+        if lead[0] > lead[1:].std():
+            chosen, default = place, each
+    if not heights[chosen][0] > none[0] + EVEN:
+        return len(sums) - 1, 0.0, 0.0
+    gain = heights[chosen] - none
+    return chosen, float(gain[0]), float(gain[1:].std())
+
+
+def _heights(evidence: Evidence, columns: Columns, sums: Array) -> Array:
+    """[1 + RESAMPLES]: how high the cost-quality hull of the choices is on held-out rows, and on resamples of them.
+
+    Without costs, the mean quality of the best choices. The resamples are the same for every candidate.
+    """
     m = len(columns.targets)
     mean = np.nan_to_num(evidence.mean)
     never = np.isnan(evidence.mean[:m])
     quality = np.where(never, -np.inf, mean[:m] + sums[:, :m])
-    flat = np.broadcast_to(np.where(never, -np.inf, mean[:m]), quality.shape)
-    cost, paid, scale = None, None, 0.0
-    if "cost_usd" in columns.measures:
-        place = columns.measures.index("cost_usd") * m
-        paid = evidence.actual[:, place : place + m]
-        scale = float(np.nan_to_num(evidence.mean[place : place + m]).max(initial=0.0))
-        cost = (mean + sums)[:, place : place + m]
     actual = evidence.actual[:, :m]
-    if paid is None or not scale > 0:
-        return _paired(_taken(actual, quality.argmax(axis=1)) - _taken(actual, flat.argmax(axis=1)))
-    assert cost is not None
-    means = mean[columns.measures.index("cost_usd") * m :][:m]
-    window = float(means[~never].min()), float(means[~never].max())
-    curves = [_curve(actual, paid, values, cost / scale) for values in (quality, flat)]
-    value, bar = (area_under_hull(c, q, *window) for c, q in curves)
-    best = _paired(_taken(actual, quality.argmax(axis=1)) - _taken(actual, flat.argmax(axis=1)))
-    return value - bar, best[1]
-
-
-def _curve(actual: Array, paid: Array, quality: Array, cost: Array) -> tuple[Array, Array]:
-    """Mean cost and quality of the choices at each trade."""
+    counts = _counts(len(actual))
+    place = columns.measures.index("cost_usd") * m if "cost_usd" in columns.measures else 0
+    means = mean[place : place + m]
+    scale = float(means.max(initial=0.0)) if place else 0.0
+    if not scale > 0 or float(means[~never].min(initial=scale)) >= scale:
+        return _weighted(_taken(actual, quality.argmax(axis=1))[:, None], counts)[:, 0]
+    cost = (mean + sums)[:, place : place + m] / scale
     choices = [(quality - trade * cost).argmax(axis=1) for trade in TRADES]
-    cost_of, quality_of = (np.stack([_taken(values, c) for c in choices], axis=1) for values in (paid, actual))
-    return measured.means(cost_of), measured.means(quality_of)
+    paid = evidence.actual[:, place : place + m]
+    reached = _weighted(np.stack([_taken(actual, c) for c in choices], axis=1), counts)
+    spent = _weighted(np.stack([_taken(paid, c) for c in choices], axis=1), counts)
+    low, high = float(means[~never].min()), float(means[~never].max())
+    return np.array([area_under_hull(c, q, low, high) for c, q in zip(spent, reached, strict=True)])
+
+
+def _counts(rows: int) -> Array:
+    """[1 + RESAMPLES, n]: once each, then how often each row is drawn."""
+    drawn = np.random.default_rng(0).multinomial(rows, np.full(rows, 1.0 / max(rows, 1)), size=RESAMPLES)
+    return np.vstack([np.ones((1, rows)), drawn])
+
+
+def _weighted(values: Array, counts: Array) -> Array:
+    """[1 + RESAMPLES, L]: means over the recorded cells of values [n, L]."""
+    seen = ~np.isnan(values)
+    total: Array = counts @ np.where(seen, values, 0.0)
+    return total / np.maximum(counts @ seen.astype(np.float64), 1e-12)
 
 
 def _taken(values: Array, choices: NDArray[np.intp]) -> Array:
     taken: Array = values[np.arange(len(values)), choices]
     return taken
-
-
-def _paired(difference: Array) -> tuple[float, float]:
-    seen = difference[~np.isnan(difference)]
-    if len(seen) < 2:
-        return 0.0, float("inf")
-    return float(seen.mean()), float(seen.std() / np.sqrt(len(seen)))
 
 
 def _summary(quality: Mapping[str, float], gain: float, error: float) -> str:

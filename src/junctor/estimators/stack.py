@@ -158,7 +158,7 @@ class Stack(Estimator):
         values, seen = measured.calibration(self._columns, target, rows, features)
         view = self._parts.look.at(self._checked(seen), seen.texts)
         memory = None if self._parts.memory is None else self._parts.memory.onboard(target, rows, features)
-        return Stack(self.config, columns, self._parts.widened(self._columns, values, view, memory))
+        return type(self)(self.config, columns, self._parts.widened(self._columns, values, view, memory))
 
     def state(self) -> State:
         """The parts; the memory's own state lies under `memory/`."""
@@ -167,9 +167,16 @@ class Stack(Estimator):
     @classmethod
     def from_state(cls, state: State) -> Self:
         """The inverse of `state`."""
-        config = configured(StackConfig, saved.entry(state, "settings", dict[str, Any]), cls.name)
+        kind = LabelledStackConfig if cls is LabelledStack else StackConfig
+        config = configured(kind, saved.entry(state, "settings", dict[str, Any]), cls.name)
         columns = saved.columns(state)
         return cls(config, columns, Parts.read(state, columns))
+
+
+class LabelledStack(Stack):
+    """The same where requests bring their label."""
+
+    name: ClassVar[str] = "stack-labels"
 
 
 def within_unit(quality: Array) -> Array:
@@ -231,4 +238,14 @@ class StackConfig(EstimatorConfig):
             raise UserError("there is no row to learn from", field=self.name, fix="pass at least one recorded query")
         columns, values = measured.stack(table)
         parts = fitted_parts(self, table, features.vectors(self.name), columns, values, rng)
-        return Stack(self, columns, parts)
+        return type(self).fitted(self, columns, parts)  # type: ignore[call-arg, return-value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledStackConfig(StackConfig):
+    """`stack` for requests that bring their label (dataset, task): it is believed, not predicted."""
+
+    known_labels: bool = True
+
+    name: ClassVar[str] = "stack-labels"
+    fitted: ClassVar[type[Estimator]] = LabelledStack

@@ -31,7 +31,7 @@ STRENGTHS = (3.0, 30.0, 300.0, 3000.0)
 CLUSTERS = (16, 64)
 SHARPNESS = 40.0
 """Of soft cluster membership: a cosine that is larger by 0.05 weighs e^2 times as much."""
-PRIOR = 10.0
+PRIOR = 4.0
 """A cell of a table is drawn to the target's mean as if that had been seen so often."""
 LABEL_STRENGTH = 30.0
 MOST_LABELS = 200
