@@ -97,7 +97,8 @@ class BaRP(Learner):
 
     def frozen(self) -> BaRP:
         """The same policy without draws: always its most likely target. It shares nothing that is learned later."""
-        made = BaRP(self.config, self.targets, self._whole(), self.scales, self._seen, self.losses)
+        seen = Seen(KEPT, self._seen.state().arrays["seen"].tolist())
+        made = BaRP(self.config, self.targets, self._whole(), self.scales, seen, self.losses)
         made.version, made.label, made.exploring = self.version, self.label, False
         return made
 
@@ -319,7 +320,8 @@ class BaRPConfig(PolicyConfig):
             "Online, the last layer alone goes on learning, weighed by the change of the policy since the decision.",
         ),
         unverified=(
-            "Which tau its tables were made with: it decides what a preference means. The abstract has 12.46% for the 12.44% below.",
+            "Which tau its tables were made with: it decides what a preference means.",
+            "The abstract has 12.46% for the 12.44% below.",
         ),
         complexity="fit O(epochs N (D H + H M)); decision O(D H + H M); one feedback O(H M)",
         claims=(
