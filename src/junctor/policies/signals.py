@@ -88,14 +88,15 @@ def signal_of(found: Any, path: str) -> Signal:
     return made
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Seen:
-    """What signals may look at of one request."""
+    """What signals may look at of one request; `share` [1, K] is filled in by the first category signal that is read."""
 
     text: str
     labels: Mapping[str, str]
     needs: frozenset[str]
     vector: NDArray[np.float32] | None
+    share: Array | None = None
 
 
 class Signals:
@@ -111,7 +112,7 @@ class Signals:
         self.specs, self.examples = dict(specs), dict(examples)
         self.categories, self.recogniser = tuple(categories), recogniser
         self._places = {
-            name: [i for i, c in enumerate(self.categories) if c in spec.values]
+            name: np.array([c in spec.values for c in self.categories], dtype=bool)
             for name, spec in self.specs.items()
             if spec.kind == "category"
         }
@@ -125,30 +126,45 @@ class Signals:
             return float(spec.when.holds(seen.text, seen.labels, seen.needs))
         if seen.vector is None:
             raise UserError("needs an embedding", field=f"signals.{name}", fix="pass features made by an encoder")
-        return float(self._learned(name, spec, seen.vector[None, :])[0])
+        if spec.kind == "examples":
+            return float(self._close(name, spec, seen.vector[None, :])[0])
+        if seen.share is None:
+            seen.share = self._shares(seen.vector[None, :])
+        return float(self._category(name, spec, seen.share)[0])
 
     def read_many(self, names: Sequence[str], features: Features) -> dict[str, Array]:
         """Confidences [N] of several signals for N requests; rows of a table ask for no capability."""
         out: dict[str, Array] = {}
+        share: Array | None = None
         for name in names:
             spec = self.specs[name]
-            if spec.kind in ("examples", "category"):
-                out[name] = self._learned(name, spec, features.vectors(f"signals.{name}"))
+            if spec.kind == "examples":
+                out[name] = self._close(name, spec, features.vectors(f"signals.{name}"))
+                continue
+            if spec.kind == "category":
+                share = self._shares(features.vectors(f"signals.{name}")) if share is None else share
+                out[name] = self._category(name, spec, share)
                 continue
             rows = [Seen(text, _labels(features, i), frozenset(), None) for i, text in enumerate(features.texts)]
             out[name] = np.array([self.read(name, row) for row in rows])
         return out
 
-    def _learned(self, name: str, spec: Signal, vectors: NDArray[np.float32]) -> Array:
-        if spec.kind == "examples":
-            close: Array = (vectors @ self.examples[name].T).max(axis=1, initial=-1.0).astype(np.float64)
-            return np.where(close >= spec.threshold, np.clip(close, 1e-9, 1.0), 0.0)
-        if self.recogniser is None or not self.categories:
-            return np.zeros(len(vectors))
-        share = probabilities(self.recogniser.scores(vectors))
+    def _close(self, name: str, spec: Signal, vectors: NDArray[np.float32]) -> Array:
+        close: Array = (vectors @ self.examples[name].T).max(axis=1, initial=-1.0).astype(np.float64)
+        return np.where(close >= spec.threshold, np.clip(close, 1e-9, 1.0), 0.0)
+
+    def _shares(self, vectors: NDArray[np.float32]) -> Array:
+        """[N, K] probabilities of the categories; K = 0 where none were learned."""
+        if self.recogniser is None:
+            return np.zeros((len(vectors), 0))
+        return probabilities(self.recogniser.scores(vectors))
+
+    def _category(self, name: str, spec: Signal, share: Array) -> Array:
+        if not share.shape[1]:
+            return np.zeros(len(share))
         best = share.argmax(axis=1)
         sure = share[np.arange(len(share)), best]
-        return np.where(np.isin(best, self._places[name]) & (sure >= spec.threshold), sure, 0.0)
+        return np.where(self._places[name][best] & (sure >= spec.threshold), sure, 0.0)
 
 
 def _labels(features: Features, row: int) -> dict[str, str]:
