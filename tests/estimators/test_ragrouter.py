@@ -10,7 +10,7 @@ import pytest
 from junctor.errors import ArtefactError, ConfigError, UserError
 from junctor.estimators.knn import KNNConfig
 from junctor.estimators.linear import LinearConfig
-from junctor.estimators.ragrouter import RAGRouter, RAGRouterConfig, parted, partners
+from junctor.estimators.ragrouter import RAGRouterConfig, RAGShift, parted, partners
 from junctor.policy import State
 from junctor.testing import planted
 from junctor.testing.planted import through_files
@@ -71,8 +71,8 @@ def test_another_encoder_is_refused():
         world.fit(RAGRouterConfig(encoder="lexical", epochs=1))
     state = through_files(world.fit(RAGRouterConfig(epochs=1)).state())
     with pytest.raises(ArtefactError, match="another version of the encoder"):
-        RAGRouter.from_state(State({**state.config, "stamp": "0123"}, state.arrays))
-    again = RAGRouter.from_state(state)
+        RAGShift.from_state(State({**state.config, "stamp": "0123"}, state.arrays))
+    again = RAGShift.from_state(state)
     assert np.isfinite(again.predict_many(world.features).quality).all()
 
 

@@ -33,7 +33,7 @@ BATCH = 512
 """Queries of one training step: half of them show their edges."""
 
 
-class GraphRouter(Trained):
+class GraphEdges(Trained):
     """Holds the query layer [D, H], the task nodes [T, D] and their messages [T, H], and the target nodes [M, H].
 
     `edge` [H, H] makes messages of edges, `describe` [E, H] reads descriptions: both are for new targets.
@@ -97,7 +97,7 @@ class GraphRouterConfig(EstimatorConfig):
 
     name: ClassVar[str] = "graphrouter"
     needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
-    fitted: ClassVar[type[Estimator]] = GraphRouter
+    fitted: ClassVar[type[Estimator]] = GraphEdges
     about: ClassVar[About | None] = About(
         title="GraphRouter: a graph of tasks, queries and models",
         family="contrastive and graph",
@@ -133,7 +133,7 @@ class GraphRouterConfig(EstimatorConfig):
         check(self.rate > 0, "graphrouter.rate", "must be positive")
         check(self.decay >= 0, "graphrouter.decay", "must not be negative")
 
-    def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> GraphRouter:
+    def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> GraphEdges:
         """Train the layers, then let every training edge send its message; raises UserError without a row."""
         columns, values, vectors = trained.learnable(table, features, self.name)
         quality = values[:, : len(columns.targets)]
@@ -147,7 +147,7 @@ class GraphRouterConfig(EstimatorConfig):
         parts["from_task"] = _task_means(own, task, len(parts["tasks"])) @ parts.pop("to_query")
         nodes = _messages(trained.rated(quality), ~np.isnan(quality), own + parts["from_task"][task]) @ parts["edge"]
         parts["models"] = np.tanh(EDGE_GAIN * nodes * self.messages + known @ parts["describe"])
-        return GraphRouter(self, columns, parts, found.losses)
+        return GraphEdges(self, columns, parts, found.losses)
 
     def _trained(
         self,
@@ -215,4 +215,4 @@ def _described(config: GraphRouterConfig, targets: list[Target], width: int = -1
     return load_encoder(config.encoder).encode(texts).astype(np.float64)
 
 
-GraphRouter.settings = GraphRouterConfig
+GraphEdges.settings = GraphRouterConfig

@@ -32,7 +32,7 @@ ROWS_PER_EPOCH = 2048
 """Each row is compared with the whole profile: fewer of them make an epoch."""
 
 
-class ICLRouter(Trained):
+class ICLProfiles(Trained):
     """Holds the kernel [D, H], the profile's places [P, H] and outcomes [P, M] (NaN: not recorded), and two gains [2]."""
 
     name: ClassVar[str] = "icl-router"
@@ -82,7 +82,7 @@ class ICLRouterConfig(EstimatorConfig):
 
     name: ClassVar[str] = "icl-router"
     needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
-    fitted: ClassVar[type[Estimator]] = ICLRouter
+    fitted: ClassVar[type[Estimator]] = ICLProfiles
     about: ClassVar[About | None] = About(
         title="ICL-Router: in-context-learned model representations",
         family="neighbours and tables",
@@ -112,7 +112,7 @@ class ICLRouterConfig(EstimatorConfig):
             check(getattr(self, key) >= 1, f"icl-router.{key}", "must be at least 1")
         check(self.rate > 0, "icl-router.rate", "must be positive")
 
-    def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> ICLRouter:
+    def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> ICLProfiles:
         """Draw the profile, train the kernel on all rows, each blind to its own pair; raises UserError without a row."""
         columns, values, vectors = trained.learnable(table, features, self.name)
         quality = values[:, : len(columns.targets)]
@@ -121,7 +121,7 @@ class ICLRouterConfig(EstimatorConfig):
         found = self._trained(quality, vectors, places, parts["prior"], rng)
         parts.update(found.weights)
         parts["profile"], parts["keys"] = quality[places], vectors[places] @ parts["kernel"]
-        return ICLRouter(self, columns, parts, found.losses)
+        return ICLProfiles(self, columns, parts, found.losses)
 
     def _trained(
         self, quality: Array, vectors: Array, places: NDArray[np.intp], prior: Array, rng: np.random.Generator
@@ -173,4 +173,4 @@ def _first_kernel(vectors: Array, width: int) -> Array:
     return kernel
 
 
-ICLRouter.settings = ICLRouterConfig
+ICLProfiles.settings = ICLRouterConfig

@@ -42,7 +42,7 @@ class Parted:
     signs: Array
 
 
-class RAGRouter(Trained):
+class RAGShift(Trained):
     """Holds two projections [D, H], what targets know and how they read [M, H], and what documents do at large [M, 2]."""
 
     name: ClassVar[str] = "ragrouter"
@@ -132,7 +132,7 @@ class RAGRouterConfig(EstimatorConfig):
 
     name: ClassVar[str] = "ragrouter"
     needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
-    fitted: ClassVar[type[Estimator]] = RAGRouter
+    fitted: ClassVar[type[Estimator]] = RAGShift
     about: ClassVar[About | None] = About(
         title="RAGRouter: query routing for retrieval-augmented language models",
         family="contrastive and graph",
@@ -170,7 +170,7 @@ class RAGRouterConfig(EstimatorConfig):
         check(self.rate > 0, "ragrouter.rate", "must be positive")
         check(self.decay >= 0, "ragrouter.decay", "must not be negative")
 
-    def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> RAGRouter:
+    def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> RAGShift:
         """Train on queries with and without documents; raises UserError without a row, or where the encoder is another one."""
         columns, values, vectors = trained.learnable(table, features, self.name)
         quality = values[:, : len(columns.targets)]
@@ -180,7 +180,7 @@ class RAGRouterConfig(EstimatorConfig):
         partner = partners(self.marker, features.texts)
         made = self._trained(quality, found, partner, parts["prior"], rng)
         parts.update(made.weights)
-        return RAGRouter(self, columns, parts, made.losses, load_encoder(self.encoder).digest if reads else "")
+        return RAGShift(self, columns, parts, made.losses, load_encoder(self.encoder).digest if reads else "")
 
     def _trained(
         self, quality: Array, found: Parted, partner: NDArray[np.intp], prior: Array, rng: np.random.Generator
@@ -242,4 +242,4 @@ def partners(marker: str, texts: Sequence[str]) -> NDArray[np.intp]:
     return np.array([first.get((query, not cut), -1) for query, cut, _ in split], dtype=np.intp)
 
 
-RAGRouter.settings = RAGRouterConfig
+RAGShift.settings = RAGRouterConfig
