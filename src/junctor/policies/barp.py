@@ -150,7 +150,12 @@ class BaRP(Learner):
         """One step of the last layer, once per decision. Without a quality, or of another policy, there is nothing to learn."""
         quality, context = outcome.quality, np.array(decision.context)
         arm = self._fitted.get(decision.target)
-        strange = arm is None or len(context) != len(self._parts["shift"]) + 1 or not np.isfinite(context).all()
+        strange = (
+            arm is None
+            or decision.version != self.version
+            or len(context) != len(self._parts["shift"]) + 1
+            or not np.isfinite(context).all()
+        )
         if strange or quality is None or quality != quality or not self._seen.add(decision.id):
             return
         assert arm is not None
