@@ -39,8 +39,9 @@ def reward_of(table: OutcomeTable, weight: float) -> np.ndarray:
 @pytest.mark.slow
 def test_it_beats_every_single_target_under_every_preference_and_not_when_it_cannot_see_the_preference():
     """Specialists are cheap and good at their topic only; what to pay for the generalist is the preference's business."""
-    table, features = planted(1200)
-    test, asked = planted(1200, seed=0)
+    whole, everything = planted(2400)
+    table, features = whole.take(range(1200)), everything.take(range(1200))
+    test, asked = whole.take(range(1200, 2400)), everything.take(range(1200, 2400))
     policy, blind = (BaRPConfig(prefers=p).fit(table, features, np.random.default_rng(0)) for p in (True, False))
     gains, losses = [], []
     for weight in (0.0, 0.1, 0.3, 0.5):
@@ -48,7 +49,7 @@ def test_it_beats_every_single_target_under_every_preference_and_not_when_it_can
         gains.append(rewards(policy, test, asked, weight) - single)
         losses.append(rewards(policy, test, asked, weight) - rewards(blind, test, asked, weight))
     assert min(gains[1:]) > 0.05, f"against the best single target {gains}"
-    assert gains[0] > -0.01, f"quality alone: {gains[0]}"
+    assert gains[0] > 0.02, f"quality alone: {gains[0]}"
     assert max(losses) > 0.02, f"blind to the preference it loses nothing: {losses}"
 
 
