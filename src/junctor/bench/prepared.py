@@ -38,7 +38,7 @@ class Run(Struct, frozen=True, kw_only=True):
     seeds: int = 5
     resamples: int = 200
     quick: bool = False
-    limit_s: float = 900.0
+    limit_s: float = 300.0
 
 
 _READY: dict[tuple[str, str, bool], Setup] = {}

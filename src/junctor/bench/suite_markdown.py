@@ -8,7 +8,7 @@ from pathlib import Path
 from junctor.bench import suite_plots
 from junctor.bench.suite_document import MeanRank, SuiteBoard, Table
 from junctor.bench.suite_page import render_suite
-from junctor.bench.suite_words import CLEARS, explained, facts, lead, named, place, signed, spread, title
+from junctor.bench.suite_words import CLEARS, called, explained, facts, lead, named, place, signed, spread, title
 
 MOST_ROWS = 12
 """Rows of a table here; the page and the JSON document have all."""
@@ -36,7 +36,7 @@ def render_markdown(suite: SuiteBoard, drawings: dict[str, str] | None = None) -
     for asked in facts(suite).values():
         parts += [f"## {asked.title}", "", asked.question, ""]
         for table in suite.of(asked.name):
-            parts += [f"### {named(suite, table)}", "", *_table(table), "", explained(table), ""]
+            parts += [f"### {named(suite, table)}", "", *_table(suite, table), "", explained(table), ""]
             if asked.name == "standard" and not table.side and drawings and table.set in drawings:
                 parts += [f"![Quality against cost on {named(suite, table)}]({drawings[table.set]})", ""]
     parts += _missing(suite)
@@ -48,8 +48,10 @@ def _ranks(suite: SuiteBoard) -> list[str]:
     for rank in suite.ranks:
         found.setdefault(rank.policy, {})[rank.experiment] = rank
     names = list(facts(suite))
-    rows = [[policy, *(_rank(ranks.get(name)) for name in names)] for policy, ranks in found.items()]
-    key = "Mean rank over sets, 1 is best; in brackets sets above the best cheap bar / tied with it / below it; *: not all sets."
+    rows = [[called(suite, policy), *(_rank(ranks.get(name)) for name in names)] for policy, ranks in found.items()]
+    key = (
+        "Mean rank over sets, 1 is best; in brackets sets above the best cheap bar / tied with it / below it; *: not all sets."
+    )
     return [*_grid(["policy", *names], rows), "", key]
 
 
@@ -59,7 +61,7 @@ def _rank(rank: MeanRank | None) -> str:
     return f"{rank.mean_rank:.1f}{'' if rank.sets == rank.of else '*'} ({rank.yes}/{rank.tied}/{rank.no})"
 
 
-def _table(table: Table) -> list[str]:
+def _table(suite: SuiteBoard, table: Table) -> list[str]:
     """The best rows, and the best bar wherever it stands."""
     rows = [row for row in table.rows if row.figures]
     kept = rows[:MOST_ROWS] + [
@@ -69,7 +71,7 @@ def _table(table: Table) -> list[str]:
     cells = [
         [
             place(row),
-            row.policy,
+            called(suite, row.policy),
             spread(table.headline, row.figures.get(table.headline)),
             signed(row.vs_best_bar),
             CLEARS[row.clears_the_cheap_bars],

@@ -9,7 +9,21 @@ from importlib.resources import files
 from junctor.bench import suite_plots
 from junctor.bench.formats import TITLES, number
 from junctor.bench.suite_document import ExperimentFacts, MeanRank, Standing, SuiteBoard, Table
-from junctor.bench.suite_words import CLEARS, WORD, columns, explained, facts, lead, named, place, signed, spread, title, value
+from junctor.bench.suite_words import (
+    CLEARS,
+    WORD,
+    called,
+    columns,
+    explained,
+    facts,
+    lead,
+    named,
+    place,
+    signed,
+    spread,
+    title,
+    value,
+)
 
 STYLE = """
 nav { font-size: 13.5px; margin: 14px 0 0; line-height: 1.9; } nav a { color: var(--s0); margin-right: 12px; }
@@ -68,7 +82,7 @@ def _ranks(suite: SuiteBoard) -> str:
         found.setdefault(rank.policy, {})[rank.experiment] = rank
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     rows = [
-        f"<tr><th>{escape(policy)}</th>{''.join(_rank_cell(ranks.get(n)) for n in names)}</tr>"
+        f"<tr><th>{escape(called(suite, policy))}</th>{''.join(_rank_cell(ranks.get(n)) for n in names)}</tr>"
         for policy, ranks in found.items()
     ]
     key = (
@@ -97,14 +111,19 @@ def _table(suite: SuiteBoard, table: Table) -> str:
     shown = columns(suite, table)
     head = "".join(f"<th>{escape(title(metric))}</th>" for metric in (table.headline,))
     head += "<th>vs best bar</th><th>clears the cheap bars?</th>" + "".join(f"<th>{escape(title(m))}</th>" for m in shown)
-    body = "".join(_row(table, row, shown) for row in table.rows if row.figures)
+    body = "".join(_row(suite, table, row, shown) for row in table.rows if row.figures)
     made = f"<table><thead><tr><th>#</th><th>policy</th>{head}</tr></thead><tbody>{body}</tbody></table>"
     notes = "".join(f"<li>{escape(note)}</li>" for note in (explained(table), *table.notes))
-    parts = [f'<div class="scroll ranked tall">{made}</div><ul>{notes}</ul>', _drawings(suite, table), _card(table), _gone(table)]
+    parts = [
+        f'<div class="scroll ranked tall">{made}</div><ul>{notes}</ul>',
+        _drawings(suite, table),
+        _card(table),
+        _gone(table),
+    ]
     return f"<h3>{escape(named(suite, table))}</h3>{''.join(parts)}"
 
 
-def _row(table: Table, row: Standing, shown: Iterable[str]) -> str:
+def _row(suite: SuiteBoard, table: Table, row: Standing, shown: Iterable[str]) -> str:
     cells = [
         f"<td>{_small(spread(table.headline, row.figures.get(table.headline)))}</td>",
         f"<td>{_small(signed(row.vs_best_bar))}</td>",
@@ -120,7 +139,7 @@ def _row(table: Table, row: Standing, shown: Iterable[str]) -> str:
         )
     kind = ' class="reference"' if mark in ("reference", "bar") else ""
     title_ = escape("; ".join(note for note in row.notes if note not in table.notes))
-    return f'<tr{kind}><th>{place(row)}</th><th title="{title_}">{escape(row.policy)}</th>{"".join(cells)}</tr>'
+    return f'<tr{kind}><th>{place(row)}</th><th title="{title_}">{escape(called(suite, row.policy))}</th>{"".join(cells)}</tr>'
 
 
 def _small(text: str) -> str:

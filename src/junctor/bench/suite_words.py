@@ -61,6 +61,12 @@ def named(suite: SuiteBoard, table: Table) -> str:
     return found.get(table.set, table.set) + (f": {table.side}" if table.side else "")
 
 
+def called(suite: SuiteBoard, policy: str) -> str:
+    """A policy's name, and that it is a simulation where a part of it stands in for what nobody recorded."""
+    found = next((one for one in suite.policies if one.name == policy), None)
+    return f"{policy} (simulated)" if found is not None and found.status == "simulated" else policy
+
+
 def facts(suite: SuiteBoard) -> Mapping[str, ExperimentFacts]:
     """Experiments by name, in their order."""
     return {one.name: one for one in suite.experiments}
