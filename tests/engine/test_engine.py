@@ -80,10 +80,11 @@ class Learning(InOrder, Learner):
 
     def __init__(self):
         super().__init__()
-        self.learned = []
+        self.learned, self.credited = [], []
 
     def learn(self, decision, outcome):
         self.learned.append((decision.id, outcome))
+        self.credited.append((decision.target, outcome.quality))
 
 
 class Events(StreamReply):
@@ -480,14 +481,15 @@ async def test_a_slow_reader_does_not_hold_a_stream_past_its_deadline():
 
 
 async def test_feedback_teaches_a_learner_and_is_journalled(tmp_path):
-    """The learner gets what was measured together with what was said."""
+    """The learner gets what was measured, and later that together with what was said."""
     policy = Learning()
     journal = Journal(tmp_path / "j", fsync="never")
     e = engine(Canned(GOOD), policy=policy, journal=journal)
     answer = await e.complete(ASK, "auto")
-    assert policy.learned == []
+    [(_, billed)] = policy.learned
+    assert (billed.quality, billed.cost_usd) == (None, pytest.approx(2.0))
     await e.feedback(answer.decision.id, Outcome(quality=0.5), "fine")
-    [(id_, outcome)] = policy.learned
+    id_, outcome = policy.learned[-1]
     assert (id_, outcome.quality, outcome.cost_usd) == (answer.decision.id, 0.5, pytest.approx(2.0))
     assert isinstance(list(read(journal.path))[-1], FeedbackRecord)
 
@@ -497,6 +499,43 @@ async def test_a_provider_that_judges_teaches_at_once():
     policy = Learning()
     await engine(Canned(msgspec.structs.replace(GOOD, quality=0.9)), policy=policy).complete(ASK, "auto")
     assert policy.learned[0][1].quality == 0.9
+
+
+async def test_a_quality_is_credited_to_the_target_that_earned_it():
+    """A fallback answers: nothing is known of the intended target, and what was paid is the fallback's."""
+    policy = Learning()
+    broken = [UpstreamStatus("is down", target="t0", upstream_status=503) for _ in range(2)]
+    judged = msgspec.structs.replace(GOOD, quality=0.9)
+    e = engine(Canned(*broken), Canned(judged, GOOD), policy=policy)
+    first = await e.complete(ASK, "auto")
+    second = await e.complete(ASK, "auto")
+    assert (first.decision.target, first.target.id) == ("t0", "t1")
+    await e.feedback(second.decision.id, Outcome(quality=1.0))
+    assert policy.credited == [("t1", None)] * 3
+    assert policy.learned[0][1].cost_usd == first.outcome.cost_usd
+
+
+async def test_a_failure_teaches_nothing(tmp_path):
+    """Nobody answered, so nobody earned anything, and feedback on it is kept but not learned from."""
+    policy = Learning()
+    journal = Journal(tmp_path / "j", fsync="never")
+    e = engine(Canned(UpstreamStatus("is down", target="t0", upstream_status=503)), policy=policy, journal=journal)
+    with pytest.raises(UpstreamStatus):
+        await e.complete(ASK, "auto")
+    failed = list(read(journal.path))[-1]
+    await e.feedback(failed.id, Outcome(quality=0.0, cost_usd=1.0))
+    assert policy.credited == []
+
+
+async def test_feedback_that_overtakes_the_end_of_a_stream_is_learned_at_its_end():
+    """Who answers is open until then, so it must not be credited before; with one target in the plan it is clear at once."""
+    policy = Learning()
+    e = engine(Canned(Events(b"a")), Canned(GOOD), policy=policy)
+    answer = await e.stream(ASK, "auto")
+    await e.feedback(answer.decision.id, Outcome(quality=0.25))
+    assert policy.credited == []
+    await drain(answer)
+    assert policy.credited == [("t0", 0.25)]
 
 
 BAD_FEEDBACK = {

@@ -13,8 +13,8 @@ from junctor.engine import Alias, Engine, Health, plan_run
 from junctor.engine.buffered import Buffered, text_of
 from junctor.errors import DeadlineExceeded, UnknownName, UpstreamStatus
 from junctor.journal import Journal, read
-from junctor.plans.contracts import Accept, Aggregate
-from junctor.policy import Policy, State
+from junctor.plans.contracts import Accept, Aggregate, Choice
+from junctor.policy import Learner, Policy, State
 from junctor.providers.base import Reply
 from junctor.providers.scripted import ScriptedProvider, Step
 from junctor.types import (
@@ -25,6 +25,7 @@ from junctor.types import (
     Decision,
     Fallback,
     Message,
+    Outcome,
     Panel,
     Price,
     Request,
@@ -59,15 +60,26 @@ class Planned(Policy):
         return cls(Call("small"))
 
 
+class Taught(Planned, Learner):
+    """The same plan whatever it is taught."""
+
+    def __init__(self, plan):
+        super().__init__(plan)
+        self.credited = []
+
+    def learn(self, decision, outcome):
+        self.credited.append((decision.target, outcome.quality, outcome.cost_usd))
+
+
 def said(text, target="small", **more):
     return Step(answer=text, cost_usd=COST[target], **more)
 
 
-def engine(plan, script, journal=None, **more):
+def engine(plan, script, journal=None, policy=None, **more):
     provider = ScriptedProvider(script)
     price = {id_: Price(usd_per_call=cost) for id_, cost in COST.items()}
     targets = Catalogue([Target(id=id_, provider="p", price=price[id_]) for id_ in COST])
-    aliases = {"auto": Alias(name="auto", policy=Planned(plan), targets=targets)}
+    aliases = {"auto": Alias(name="auto", policy=policy or Planned(plan), targets=targets)}
     return Engine(targets, {"p": provider}, aliases, journal, **more), provider
 
 
@@ -102,6 +114,54 @@ async def test_a_rejected_answer_is_billed_and_the_next_stage_is_given(tmp_path)
     assert ended.outcome.cost_usd == pytest.approx(0.101)
     assert [(a.target, a.role, a.error) for a in ended.attempts] == [("small", "stage 1", ""), ("large", "stage 2", "")]
     assert ended.steps[0].endswith("is below 0.500: on to stage 2")
+
+
+class Longest(Aggregate):
+    """The longest answer."""
+
+    name = "longest"
+
+    def choose(self, trace):
+        return Choice(given=max(trace.answers, key=lambda given: len(given.text)), why="longest")
+
+
+TAUGHT = {
+    "the first stage is accepted": (SCORED, {"small": said("4", quality=1.0)}, [("small", 1.0, 0.001)]),
+    "a later stage is given": (
+        SCORED,
+        {"small": said("", quality=0.0), "large": said("4", "large", quality=1.0)},
+        [("large", None, 0.101)],
+    ),
+    "the first stage fails": (
+        SCORED,
+        {"small": Step(status=503), "large": said("4", "large", quality=1.0)},
+        [("large", None, 0.1)],
+    ),
+    "a panel is won by another": (
+        Panel((SMALL, LARGE), "longest"),
+        {"small": said("4", quality=0.0), "large": said("four", "large", quality=1.0)},
+        [("large", None, 0.101)],
+    ),
+    "a panel is won by the intended one": (
+        Panel((SMALL, LARGE), "longest"),
+        {"small": said("four", quality=0.5), "large": said("4", "large", quality=1.0)},
+        [("small", 0.5, 0.101)],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TAUGHT)
+async def test_a_learner_is_told_the_quality_of_its_own_target_alone(case, monkeypatch):
+    """Of a plan that looks at answers it hears what the plan paid, and the quality only where its target's answer was given."""
+    monkeypatch.setattr(plan_run, "aggregator", lambda name, settings: Longest())
+    plan, script, credited = TAUGHT[case]
+    policy = Taught(plan)
+    e, _ = engine(plan, script, policy=policy)
+    answer = await e.complete(ASK, "auto")
+    assert policy.credited == [(id_, quality, pytest.approx(cost)) for id_, quality, cost in credited]
+    await e.feedback(answer.decision.id, Outcome(quality=0.25))
+    own = answer.target.id == "small"
+    assert policy.credited[-1][:2] == (answer.target.id, 0.25 if own else None)
 
 
 async def test_a_failed_stage_moves_on_and_is_visible():

@@ -16,7 +16,7 @@ from junctor.engine.run import Run
 from junctor.errors import JournalError, RequestError, UnknownDecision
 from junctor.journal import DecisionRecord, FeedbackRecord, Journal, OutcomeRecord, find
 from junctor.policy import Learner
-from junctor.types import Decision, Outcome
+from junctor.types import Decision, Outcome, plan_targets
 
 log = logging.getLogger("junctor.engine")
 ID_CHARS = 128
@@ -36,7 +36,10 @@ class Explained(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Ledger:
-    """Journal and memory behind one door; a Learner hears of every result that has a quality.
+    """Journal and memory behind one door; a Learner hears of every result of which a quality or a cost is known.
+
+    A quality is credited to the target that earned it. Where another than the intended one answered (a fallback, a later stage,
+    another member of a panel), nothing is known of the intended target, and the learner is told what was paid, and to whom.
 
     Memory holds the last `remember` decisions without their texts, so a decision is found without reading the file.
     """
@@ -82,9 +85,8 @@ class Ledger:
         )
         known = self._recent.get(record.id)
         if known is not None:
-            self._recent[record.id] = msgspec.structs.replace(known, outcome=record)
-        if outcome.quality is not None and known is not None:
-            self._teach(known, record.outcome)
+            known = self._recent[record.id] = msgspec.structs.replace(known, outcome=record)
+            self._teach(known)
         if self.journal is None:
             return
         try:
@@ -92,10 +94,18 @@ class Ledger:
         except JournalError as problem:
             log.error("the outcome of %s was not written: %s", record.id, problem)
 
-    def _teach(self, known: Explained, outcome: Outcome) -> None:
+    def _teach(self, known: Explained) -> None:
+        """Tell a learner what is known by now. Feedback that came before the end of a stream is told at its end."""
         alias = self._aliases.get(known.alias)
-        if alias is not None and isinstance(alias.policy, Learner):
-            alias.policy.learn(known.decision, outcome)
+        if alias is None or not isinstance(alias.policy, Learner):
+            return
+        served, outcome, decision = _served(known), _known(known), known.decision
+        if not served or (outcome.quality is None and outcome.cost_usd is None):
+            return
+        if served != decision.target:
+            decision = msgspec.structs.replace(decision, target=served)
+            outcome = msgspec.structs.replace(outcome, quality=None)
+        alias.policy.learn(decision, outcome)
 
     async def feedback(self, id_: str, outcome: Outcome, comment: str = "") -> FeedbackRecord:
         """Take what somebody says later about a decision; raises RequestError or UnknownDecision."""
@@ -105,10 +115,9 @@ class Ledger:
         if self.journal is not None:
             self.journal.append(record)
         newer = self._recent.get(id_, known)
-        self._keep(id_, msgspec.structs.replace(newer, feedback=(*newer.feedback, record)))
-        if outcome.quality is not None:
-            measured = newer.outcome.outcome if newer.outcome is not None else Outcome()
-            self._teach(newer, _merged(measured, outcome))
+        newer = msgspec.structs.replace(newer, feedback=(*newer.feedback, record))
+        self._keep(id_, newer)
+        self._teach(newer)
         return record
 
     async def explain(self, id_: str) -> Explained:
@@ -141,6 +150,22 @@ def _billed(run: Run, outcome: Outcome) -> Outcome:
         return outcome
     costs = [a.outcome.cost_usd for a in run.attempts if a.outcome.cost_usd is not None]
     return msgspec.structs.replace(outcome, cost_usd=sum(costs) if costs else None, latency_s=run.elapsed_s())
+
+
+def _served(known: Explained) -> str:
+    """Who answered; "" while that is open, unless there is but one target that can."""
+    if known.outcome is not None:
+        return known.outcome.target
+    waiting = set(plan_targets(known.decision.plan))
+    return waiting.pop() if len(waiting) == 1 else ""
+
+
+def _known(known: Explained) -> Outcome:
+    """What was measured, overridden by what was said of it, the latest last."""
+    outcome = known.outcome.outcome if known.outcome is not None else Outcome()
+    for said in known.feedback:
+        outcome = _merged(outcome, said.outcome)
+    return outcome
 
 
 def _merged(measured: Outcome, said: Outcome) -> Outcome:
