@@ -138,6 +138,38 @@ def test_feedback_of_another_policy_is_left_alone():
     assert np.array_equal(policy.state().arrays["policy"], before)
 
 
+def test_a_cold_start_knows_no_outcome_and_learns_from_feedback_alone():
+    """The table's outcomes change nothing; all targets are drawn alike at first, and later what pays."""
+    table, features = planted(1200)
+    cold = BaRPConfig(warm=0.0).priced(0.1)
+    assert cold.cost_preference == pytest.approx(0.1 / 1.1)
+    rng = np.random.default_rng(0)
+    policy, other = (
+        cold.fit(replace(table, quality=quality), features, np.random.default_rng(0))
+        for quality in (table.quality, 1.0 - table.quality)
+    )
+    assert all(np.array_equal(values, other.state().arrays[name]) for name, values in policy.state().arrays.items())
+    shares = np.bincount(policy.decide_many(features, table.targets, rng)[0], minlength=4) / len(table)
+    assert np.abs(shares - 0.25).max() < 0.05
+    for request, row in zip(requests(table, features, range(1000)), range(1000), strict=True):
+        made = policy.decide(request, table.targets, rng)
+        policy.learn(made, table.outcome(row, table.targets.ids.index(made.target)))
+    places = policy.frozen().decide_many(features.take(range(1000, 1200)), table.targets, rng)[0]
+    worth = reward_of(table.take(range(1000, 1200)), 0.1 / 1.1)
+    assert worth[np.arange(200), places].mean() > worth.mean() + 0.1, "no better than drawing at random"
+    check_policy(replace(cold, explore=False))
+    state = cold.fit(*planted(240), np.random.default_rng(0)).state()
+    check_learner(lambda: BaRP.from_state(state))
+
+
+def test_a_share_of_the_rows_is_replayed():
+    table, features = planted(240)
+    assert fit(replace(QUICK, warm=0.25)).losses != fit().losses
+    assert fit(replace(QUICK, warm=0.25), rows=240).decide_many(features, table.targets, np.random.default_rng(0))[0].shape == (
+        240,
+    )
+
+
 def test_without_costs_there_is_no_knob():
     table, features = planted(240)
     policy = fit(table=replace(table, cost_usd=None))

@@ -278,8 +278,6 @@ def _priced(config: PolicyConfig, weight: float) -> PolicyConfig:
         return made
     if any(f.name == "cost_weight" for f in fields(config)):  # type: ignore[arg-type]
         return replace(config, cost_weight=weight)  # type: ignore[type-var]
-    if any(f.name == "cost_preference" for f in fields(config)):  # type: ignore[arg-type]
-        return replace(config, cost_preference=weight / (1.0 + weight))  # type: ignore[type-var]
     return config
 
 
@@ -343,8 +341,6 @@ def _notes(trial: Trial, policy: str) -> tuple[str, ...]:
     said = [f"{len(world):,} requests; feedback comes 10 steps late on average, 5% of it twice"]
     if world.cost is not None:
         said.append(f"utility is quality less {world.weight:g} of the cost in units of the dearest target's mean")
-    if policy == "barp":
-        said.append(f"it has no cold start: fitted on {len(trial.other)} other rows first, with what it draws there")
     if policy in ("best-single", "knn"):
         said.append("a reference with full information: it has seen every outcome of the stream")
     return tuple(said)

@@ -9,7 +9,7 @@ layer goes on learning from feedback with numpy, late, twice or out of order: wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 from weakref import WeakKeyDictionary
 
@@ -147,7 +147,7 @@ class BaRP(Learner):
         return Sweep(settings, choices, np.ones(choices.shape))
 
     def learn(self, decision: Decision, outcome: Outcome) -> None:
-        """One step of the last layer, once per decision. Without a quality, or of another policy, there is nothing to learn."""
+        """One step of the last layer, once per decision. Without a quality, or of another fit, there is nothing to learn."""
         quality, context = outcome.quality, np.array(decision.context)
         arm = self._fitted.get(decision.target)
         strange = (
@@ -288,6 +288,7 @@ class BaRPConfig(PolicyConfig):
     cost_preference   w_c in [0, 1] where a request demands no quality floor; w_q = 1 - w_c
     tau               cost in USD that counts as 1; 0 takes the mean cost of the dearest single target on the training rows
     prefers           False blinds the policy to the preference while training: it learns one trade for all
+    warm              share of the training rows that are replayed in `fit`; 0 = a cold start: prompts, and no outcome
     width             of the query's layer
     entropy           bonus for staying undecided
     explore, floor    draw from the policy, with at least `floor` spread over all targets, or take its most likely target
@@ -297,6 +298,7 @@ class BaRPConfig(PolicyConfig):
     cost_preference: float = 0.0
     tau: float = 0.0
     prefers: bool = True
+    warm: float = 1.0
     width: int = 24
     entropy: float = 0.01
     explore: bool = True
@@ -338,7 +340,7 @@ class BaRPConfig(PolicyConfig):
     )
 
     def __post_init__(self) -> None:
-        for key in ("cost_preference", "floor"):
+        for key in ("cost_preference", "floor", "warm"):
             check(0 <= getattr(self, key) <= 1, f"barp.{key}", "must be in [0, 1]")
         check(1 <= self.width <= MOST_WIDTH, "barp.width", f"must be 1 to {MOST_WIDTH}")
         check(self.epochs >= 1, "barp.epochs", "must be at least 1")
@@ -364,12 +366,31 @@ class BaRPConfig(PolicyConfig):
         if not table.mask.any():
             raise UserError("there is no outcome to learn from", field=self.name, fix="pass at least one recorded query")
         scales = Scales.of(table)
+        if not self.warm:
+            return self._cold(table, vectors, scales, rng)
+        if self.warm < 1:
+            known = np.flatnonzero(table.mask.any(axis=1))
+            lived = np.sort(rng.permutation(known)[: max(1, round(self.warm * len(known)))])
+            table, vectors = table.take(lived), vectors[lived]
         blank = np.full(table.quality.shape, np.nan)
         costs = blank if table.cost_usd is None else table.cost_usd
         mean = measured.means(costs)
         weights, losses = self._trained(table.quality, np.where(np.isnan(costs), mean, costs), vectors, scales, rng)
         parts: dict[str, Any] = {**weights, "cost": mean, "tried": table.mask.any(axis=0).astype(np.uint8)}
         return BaRP(self, table.targets.ids, parts, scales, Seen(KEPT), losses)
+
+    def _cold(self, table: OutcomeTable, vectors: Array, scales: Scales, rng: np.random.Generator) -> BaRP:
+        """All targets alike behind a query layer that is drawn; list prices are known, and all else comes from feedback."""
+        count = len(table.targets)
+        start = self._start(vectors.shape[1], count, rng)
+        project, shift = trained.folded(start["project"], start["shift"], *trained.standard(vectors))
+        listed = np.array([scales.list_cost(target) for target in table.targets])
+        known: dict[str, Any] = {"cost": listed, "tried": np.ones(count, np.uint8)}
+        return BaRP(self, table.targets.ids, {**start, "project": project, "shift": shift, **known}, scales, Seen(KEPT), ())
+
+    def priced(self, cost_weight: float) -> BaRPConfig:
+        """The same, trading quality for cost at this weight: q - w c is, up to a factor, the reward at w_c = w / (1 + w)."""
+        return replace(self, cost_preference=cost_weight / (1.0 + cost_weight))
 
     def _trained(
         self, quality: Array, costs: Array, vectors: Array, scales: Scales, rng: np.random.Generator
