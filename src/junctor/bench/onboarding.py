@@ -31,7 +31,7 @@ from junctor.policy import Policy, PolicyConfig
 Rows = NDArray[np.intp]
 CALIBRATION = (50, 100, 250, 500, 1000)
 BOTH_CALIBRATION = 250
-MOST_SEEDS, MOST_KNOWN, MOST_TARGETS, CLUSTERS = 3, 1500, 15, 20
+MOST_SEEDS, MOST_KNOWN, MOST_TARGETS, CLUSTERS = 2, 1200, 15, 20
 BOTH_SEEDS, BOTH_FOLDS = 2, 2
 SHARE_NEW = 3
 """One target in so many is new."""

@@ -32,7 +32,7 @@ MOST_LEFT_OUT = 4
 """Datasets that are left out in turn: the largest ones."""
 MOST_SEEDS = 2
 """Seeds here: the test rows are the same for all, only what is learned from differs."""
-MOST_KNOWN, MOST_TEST = 1200, 800
+MOST_KNOWN, MOST_TEST = 1000, 800
 FEWEST_ROWS = 30
 VALIDATION = 0.2
 
