@@ -1,9 +1,10 @@
 """Nearest neighbours and knn decisions as rows grow: figures of docs/scale.md, as JSON.
 
-    python benchmarks/scale.py [--rows 50000,200000] [--with exact,lists,usearch,hnswlib] [--fit ROWS] [--json -]
+    python benchmarks/scale.py [--rows 50000,200000] [--with exact,lists,usearch,hnswlib] [--fit ROWS] [--policy knn] [--json -]
 
 `search` asks each way of finding 100 neighbours, on one thread: build time, the index's own memory, recall@100, µs of a single
-query. `fit` (a process of its own) fits knn on ROWS x 20 targets with costs and reports peak memory and the whole decision.
+query. `fit` (a process of its own) fits a policy on ROWS x 20 targets with costs and reports peak memory and the whole
+decision.
 
 Vectors are synthetic: unit, 256 numbers, a few thousand unequal clusters around a few hundred topics. On 65,000 rows their 1st,
 10th, 100th and 1,000th neighbours have cosines of .84, .73, .56 and .35; real queries under the static encoder (seven public
@@ -162,21 +163,23 @@ def planted(rows: int, seed: int) -> tuple[OutcomeTable, Features]:
         block = slice(start, min(start + 50_000, rows))
         quality[block] = rng.random((block.stop - start, TARGETS)) < skill[home[block]]
     cost = np.geomspace(1e-4, 1e-2, TARGETS) * rng.uniform(0.5, 1.5, (rows, 1))
-    table = OutcomeTable(["q"] * rows, Catalogue.of([f"target-{i}" for i in range(TARGETS)]), quality, cost)
+    table = OutcomeTable(
+        [f"question number {i}" for i in range(rows)], Catalogue.of([f"target-{i}" for i in range(TARGETS)]), quality, cost
+    )
     return table, table.features(found)
 
 
-def fitted(rows: int) -> dict[str, Any]:
-    """Fit knn as `junctor fit` does, save and read it back, and time whole decisions."""
+def fitted(rows: int, policy: str) -> dict[str, Any]:
+    """Fit a policy as `junctor fit` does, save and read it back, and time whole decisions."""
     table, features = planted(rows, 1)
     before = _peak_mb()
     started = time.perf_counter()
-    fit = fit_policy(policy_config("knn"), table, features, np.arange(rows), np.arange(0), np.random.default_rng(0))
-    out: dict[str, Any] = {"rows": rows, "targets": TARGETS, "fit_s": round(time.perf_counter() - started, 1)}
+    fit = fit_policy(policy_config(policy), table, features, np.arange(rows), np.arange(0), np.random.default_rng(0))
+    out: dict[str, Any] = {"policy": policy, "rows": rows, "targets": TARGETS, "fit_s": round(time.perf_counter() - started, 1)}
     out |= {"peak_mb_data": before, "peak_mb_fit": _peak_mb()}
     asked, seen = planted(ASKED, 2)
     queries = seen.vectors("scale")
-    wanted = [Request(id=str(i), text="q", features=seen.take([i])) for i in range(ASKED)]
+    wanted = [Request(id=str(i), text=asked.texts[i], features=seen.take([i])) for i in range(ASKED)]
     rng = np.random.default_rng(0)
     for _ in range(2):
         out["decide"] = timed(lambda i: fit.policy.decide(wanted[i % ASKED], asked.targets, rng), 5 * ASKED)
@@ -201,10 +204,10 @@ def _peak_mb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def _apart(rows: int) -> dict[str, Any]:
+def _apart(rows: int, policy: str) -> dict[str, Any]:
     """`fitted` in a process of its own, so that its peak memory is its own."""
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        subprocess.run([sys.executable, __file__, "--inner", str(rows), "--json", file.name], check=True)
+        subprocess.run([sys.executable, __file__, "--inner", str(rows), "--policy", policy, "--json", file.name], check=True)
         found: dict[str, Any] = json.loads(Path(file.name).read_text("utf-8"))
     return found
 
@@ -214,15 +217,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rows", default="20000", help="comma-separated")
     parser.add_argument("--with", dest="ways", default=",".join(WAYS), help="ways of finding neighbours, comma-separated")
-    parser.add_argument("--fit", default="20000", help="rows to fit knn on, comma-separated; empty for none")
+    parser.add_argument("--fit", default="20000", help="rows to fit on, comma-separated; empty for none")
+    parser.add_argument("--policy", default="knn", help="policy to fit")
     parser.add_argument("--inner", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", default="-", metavar="PATH", help="where the JSON goes; - is standard output")
     asked = parser.parse_args()
     if asked.inner:
-        found: dict[str, Any] = fitted(asked.inner)
+        found: dict[str, Any] = fitted(asked.inner, asked.policy)
     else:
         search = [one for rows in asked.rows.split(",") if rows for one in searched(int(rows), asked.ways.split(","))]
-        found = {"cores": os.cpu_count(), "search": search, "fit": [_apart(int(rows)) for rows in asked.fit.split(",") if rows]}
+        found = {
+            "cores": os.cpu_count(),
+            "search": search,
+            "fit": [_apart(int(rows), asked.policy) for rows in asked.fit.split(",") if rows],
+        }
     text = json.dumps(found, indent=1)
     if asked.json == "-":
         sys.stdout.write(text + "\n")

@@ -52,6 +52,12 @@ class Stack(Estimator):
         self._maps = np.ascontiguousarray(np.hstack([parts.linear, *(g.weights for g in parts.groupings)]))
         self._bias = np.concatenate([parts.bias, *(g.bias for g in parts.groupings)])
         self._flat = not (self._maps.any() or parts.memory is not None)
+        # One request: all groupings' scores lie side by side, so that one exponential and one product serve them all.
+        sizes = [len(g.bias) for g in parts.groupings]
+        self._starts = np.cumsum([0, *sizes[:-1]]) if sizes else None
+        self._owner = np.repeat(np.arange(len(sizes)), sizes)
+        self._tables = np.vstack(parts.tables) if sizes else np.zeros((0, columns.width))
+        self._remembered = np.nan_to_num(parts.mean)
         self._labels = {name: place for place, name in enumerate(parts.labels)}
 
     @property
@@ -88,10 +94,19 @@ class Stack(Estimator):
         """[C] for one request."""
         if self._flat:
             return self._mean.copy()
-        out = view @ self._maps + self._bias
+        out = view @ self._maps
+        out += self._bias
         memory = self._parts.memory
         found = None if memory is None else _flattened(memory.expect(features))
-        return self._joined(out, features, found)
+        if self.config.known_labels:
+            return self._joined(out, features, found)
+        total: Array = out[: self._width]
+        if self._starts is not None:
+            scores = out[self._width :]
+            membership = np.exp(scores - scores.max())
+            membership /= np.add.reduceat(membership, self._starts)[self._owner]
+            total += membership @ self._tables
+        return self._finished(total, found)
 
     def _rows(self, view: Array, features: Features) -> Array:
         """[N, C] for N requests."""
@@ -110,12 +125,19 @@ class Stack(Estimator):
             if self.config.known_labels and grouping.name == "label":
                 membership = self._known(membership, features)
             total += membership @ table
+        return self._finished(total, neighbours)
+
+    def _finished(self, total: Array, neighbours: Array | None) -> Array:
+        """With the neighbours and the means, and without what is not believed of all contenders alike."""
+        parts = self._parts
         if neighbours is not None:
-            total += parts.memory_weight * (np.nan_to_num(neighbours) - np.nan_to_num(parts.mean))
+            known = np.nan_to_num(neighbours) if self._never is not None else neighbours
+            total += parts.memory_weight * (known - self._remembered)
         m = len(self.targets)
-        common = total[..., parts.contenders].mean(axis=-1, keepdims=True)
-        total[..., :m] -= (1.0 - parts.belief) * common
-        return total + self._mean
+        common = total[..., parts.contenders].sum(axis=-1, keepdims=True)
+        total[..., :m] -= (1.0 - parts.belief) / len(parts.contenders) * common
+        total += self._mean
+        return total
 
     def _known(self, membership: Array, features: Features) -> Array:
         """Certain of a label that the request brings, where it was seen in training."""
@@ -137,9 +159,9 @@ class Stack(Estimator):
 
     def _prediction(self, flat: Array, error: Array | None) -> Prediction:
         m = len(self.targets)
-        out = flat.copy()
-        out[..., :m] = within_unit(out[..., :m])
-        out[..., m:] = np.maximum(out[..., m:], self._parts.least[m:])
+        out = np.maximum(flat, self._parts.least)
+        quality = flat[..., :m]
+        out[..., :m] = quality if quality.min(initial=0.0) >= 0.0 and quality.max(initial=1.0) <= 1.0 else within_unit(quality)
         if self._never is not None:
             out[..., self._never] = np.nan
         return self._columns.prediction(out, error)
