@@ -76,7 +76,7 @@ SURFACE = {
     "fit": "clip drop-empty encoder gold label out policy queries seed set split targets text thrift",
     "formats": "",
     "import": "out trust-pickle",
-    "policies": "json kind",
+    "policies": "board family json kind",
     "route": "budget-usd config json label model quality-floor",
     "serve": "config host port",
 }
@@ -106,9 +106,57 @@ def test_every_command_teaches(junctor) -> None:
 def test_policies_lists_what_is_registered(junctor) -> None:
     listed = json.loads(junctor("policies", "--json").out)
     assert {"knn", "utility", "static", "embedded"} <= {entry["name"] for entry in listed}
-    assert "knn" in junctor("policies").out
+    knn = next(entry for entry in listed if entry["name"] == "knn")
+    assert (knn["kind"], knn["family"], knn["needs"]) == ("estimator", "neighbours and tables", ["embedding"])
+    assert (knn["learns"], knn["onboards"], knn["replays"]) == (False, True, False)
+    shown = junctor("policies").out
+    assert "knn" in shown
+    assert "latent traits" in shown
     only = json.loads(junctor("policies", "--kind", "encoder", "--json").out)
     assert {entry["kind"] for entry in only} == {"encoder"}
+    assert "majority" in junctor("policies", "--kind", "aggregate").out
+
+
+def test_policies_of_one_family(junctor) -> None:
+    listed = json.loads(junctor("policies", "--family", "online", "--json").out)
+    assert {"linucb", "exp3"} <= {entry["name"] for entry in listed}
+    assert {entry["family"] for entry in listed} == {"online"}
+    estimators = junctor("policies", "--family", "label first", "--kind", "estimator").out
+    assert "adaptdhm" in estimators
+    assert "arch-router" not in estimators
+
+
+def test_one_policy_in_full(junctor, tmp_path: Path) -> None:
+    from junctor.bench.suite_document import ExperimentFacts, SetFacts, Standing, SuiteBoard, Table
+
+    shown = junctor("policies", "carrot").out
+    for said in ("estimator, regression", "adapted", "What replaces what", "shrinkage", "pull to the mean", "claimed"):
+        assert said in shown
+    assert "there is no board here" in shown or "found here" in shown
+    bar = Standing(policy="knn", figures={"quality": (0.5, 0.5, 0.5)}, rank=2, clears_the_cheap_bars="bar")
+    first = Standing(
+        policy="carrot",
+        figures={"quality": (0.75, 0.7, 0.8)},
+        rank=1,
+        clears_the_cheap_bars="yes",
+        vs_best_bar=(0.25, 0.2, 0.3),
+    )
+    table = Table(experiment="standard", set="mine", headline="quality", rows=(first, bar), best_bar="knn")
+    suite = SuiteBoard(
+        tables=(table,),
+        sets=(SetFacts(name="mine", title="A set of mine", queries=9, targets=2),),
+        experiments=(ExperimentFacts(name="standard", title="Standard protocol", question="?"),),
+        left_out={"fixed": "it needs a setting"},
+        quick=True,
+    )
+    suite.save(tmp_path / "docs" / "board" / "board.json")
+    shown = junctor("policies", "carrot").out
+    for said in ("A set of mine", "0.750", "[0.700", "+0.250", "knn", "yes", "not to be quoted"):
+        assert said in shown
+    assert "it needs a setting" in junctor("policies", "fixed").out
+    page = json.loads(junctor("policies", "carrot", "--board", "docs/board/board.json", "--json").out)
+    assert page["about"]["settings"][0]["name"] == "k"
+    assert page["figures"][0]["rank"] == "1 of 2"
 
 
 def test_bench_prints_a_board_and_its_json_twin(junctor, table: Path, tmp_path: Path) -> None:
@@ -199,6 +247,11 @@ MISTAKES = [
     ("import nope t.csv --out x.csv", "nope"),
     ("import routerbench t.pkl --out x.csv", "--trust-pickle"),
     ("policies --kind nope", "nope"),
+    ("policies --family nope", "there is no family 'nope'"),
+    ("policies --family online --kind encoder", "have no family"),
+    ("policies carot", "did you mean 'carrot'?"),
+    ("policies knn --kind policy", "one part needs no filter"),
+    ("policies knn --board t.csv", "is not a suite's board"),
 ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -369,9 +369,14 @@ def find(kind: str, name: str) -> Entry:
     table = _table(kind)
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(name, table, n=1)
+    raise UnknownName(f"no {kind} is called {name!r}", field=kind, fix=nearest(name, list(table)))
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint for a name that was not found: the nearest known one, and all of them."""
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise UnknownName(f"no {kind} is called {name!r}", field=kind, fix=f"{hint}known: {', '.join(table)}")
+    return f"{hint}known: {', '.join(known)}"
 
 
 def load(kind: str, name: str) -> Any:

@@ -1,13 +1,12 @@
-"""`junctor explain`: one decision, from the journal. `junctor policies`: everything that can choose."""
+"""`junctor explain`: one decision, from the journal."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from junctor import registry
 from junctor.cli.output import console, write_json
 from junctor.cli.serving import CONFIG, open_config
 from junctor.errors import UnknownDecision
@@ -19,24 +18,6 @@ if TYPE_CHECKING:
 
     from junctor.journal import DecisionRecord, FeedbackRecord, OutcomeRecord, Record
     from junctor.types import Decision, Outcome
-
-
-def policies(
-    kind: str = typer.Option("", help="Only one kind: policy, estimator, encoder, provider, accept or aggregate."),
-    json: bool = typer.Option(False, "--json", help="Print the list as JSON."),
-) -> None:
-    """List what is registered. Wherever a policy is named, an estimator's name means the utility policy over it."""
-    from rich.table import Table
-
-    kinds = [kind] if kind else ["policy", "estimator", "encoder", "provider"]
-    found = [entry for each in kinds for entry in registry.entries(each)]
-    if json:
-        write_json([{"kind": e.kind, "name": e.name, "summary": e.summary, "extra": e.extra} for e in found], "-")
-        return
-    table = Table("kind", "name", "what it does", "extra", box=None, header_style="bold", pad_edge=False)
-    for entry in found:
-        table.add_row(entry.kind, entry.name, entry.summary, f"[{entry.extra}]" if entry.extra else "")
-    console().print(table)
 
 
 def explain(
@@ -135,6 +116,4 @@ def _outcome(outcome: Outcome) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
-    options: dict[str, Any] = {"no_args_is_help": False}
-    app.command(**options)(policies)
     app.command(no_args_is_help=True)(explain)

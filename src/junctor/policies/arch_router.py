@@ -265,7 +265,8 @@ class ArchRouterConfig(PolicyConfig):
     loss        share of labelled training rows that may be lost to "other"; sets the threshold
     threshold   the least score of a fitting policy, in place of `loss`
     follow      weight of the policy of the turn before, which the label `previous` names; 0 looks at the turn alone
-    label, alpha, encoder, cost_weight, shrinkage, fallbacks   as elsewhere
+    label       the label whose values are the policies, by default the table's own
+    alpha, encoder, cost_weight, shrinkage, fallbacks   as elsewhere
     """
 
     policies: Sequence[Any] = ()
