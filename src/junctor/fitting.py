@@ -110,14 +110,16 @@ def fit_policy(
     tried, best = _tune(candidates, table, features, train, validation, seed, lambda done: report(done, steps))
     best = settle(best) if settle else best
     rows = np.sort(np.concatenate([train, validation]))
-    policy = best.fit(table.take(rows), features.take(rows), np.random.default_rng(seed))
+    everything = len(rows) == len(table)  # a copy of a million rows is not made for nothing
+    known = (table, features) if everything else (table.take(rows), features.take(rows))
+    policy = best.fit(*known, np.random.default_rng(seed))
     policy.version = _version(best, table, rows, seed)
     report(steps, steps)
     return Fit(policy, best, tried)
 
 
 def visible(policy: Policy, features: Features) -> Features:
-    """What a policy may look at when it decides: labels are known of recorded rows, of new ones only to who says it needs them."""
+    """What a policy may look at when it decides: labels of new requests are for those alone who say that they need them."""
     return features if "labels" in policy.needs else features.without_labels()
 
 

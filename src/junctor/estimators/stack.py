@@ -258,8 +258,7 @@ class StackConfig(EstimatorConfig):
         measured.same_rows(table, features, self.name)
         if not len(table):
             raise UserError("there is no row to learn from", field=self.name, fix="pass at least one recorded query")
-        columns, values = measured.stack(table)
-        parts = fitted_parts(self, table, features.vectors(self.name), columns, values, rng)
+        columns, parts = fitted_parts(self, table, features.vectors(self.name), rng)
         return type(self).fitted(self, columns, parts)  # type: ignore[call-arg, return-value]
 
 

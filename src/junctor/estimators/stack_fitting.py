@@ -63,19 +63,20 @@ class Material:
         return len(self.vectors)
 
 
-def fitted_parts(
-    config: StackConfig, table: OutcomeTable, vectors: Vectors, columns: Columns, values: Array, rng: np.random.Generator
-) -> Parts:
-    """Everything that a Stack holds."""
-    labels, places = label_places(table.label)
+def fitted_parts(config: StackConfig, table: OutcomeTable, vectors: Vectors, rng: np.random.Generator) -> tuple[Columns, Parts]:
+    """What the columns are, and everything that a Stack holds."""
     kept = _drawn(len(table), config.rows, rng)
-    statistics = many([table.texts[i] for i in kept.tolist()])
+    some = table.take(kept) if len(kept) < len(table) else table
+    columns, values = measured.stack(some)
+    whole = [_recorded(table, name) for name in columns.measures]
+    mean, least = (np.concatenate([f(each) for each in whole]) for f in (measured.means, smallest))
+    labels, places = label_places(some.label)
+    statistics = many(some.texts)
     look = Look.of(statistics)
     view = np.hstack([vectors[kept], look.part(statistics)])
-    material = Material(vectors[kept], view, values[kept], places[kept])
-    mean = measured.means(values)
+    material = Material(vectors[kept], view, values, places)
     clusters = cluster_groupings(material.vectors, view.shape[1], rng)
-    made, temperature, k = _weighed(config, material, table.groups()[kept], columns, mean, clusters, len(labels), rng)
+    made, temperature, k = _weighed(config, material, some.groups(), columns, mean, clusters, len(labels), rng)
     groupings = [*clusters]
     if len(labels) > 1:
         groupings.append(label_grouping(view, material.places, len(labels), temperature))
@@ -84,7 +85,7 @@ def fitted_parts(
     member = f"knn{k}"
     memory = _memory(k, table, vectors, rng) if made.matters(member) else None
     spread = np.linalg.inv(_covariance(view) + NOISE_STRENGTH * np.eye(view.shape[1]))
-    return Parts(
+    return columns, Parts(
         look=look,
         linear=linear,
         bias=bias,
@@ -97,14 +98,20 @@ def fitted_parts(
         contenders=made.contenders,
         belief=made.belief,
         noise=made.noise,
-        seen=(~np.isnan(values[:, : len(columns.targets)])).sum(axis=0).astype(np.float64),
+        seen=table.mask.sum(axis=0).astype(np.float64),
         view_mean=view.mean(axis=0),
         spread=spread,
-        least=smallest(values),
+        least=least,
         blend=made,
         labels=tuple(labels) if config.known_labels else (),
         label_name=table.label_name,
     )
+
+
+def _recorded(table: OutcomeTable, measure: str) -> Array:
+    """[N, M] of one measure that is there."""
+    found: Array = getattr(table, measure)
+    return found
 
 
 def _drawn(rows: int, most: int, rng: np.random.Generator) -> Ints:
