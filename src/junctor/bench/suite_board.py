@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -184,7 +186,7 @@ def _difference(figures: Mapping[str, Figures], side: str, policy: str, bar: str
 
 
 def _clears(policy: str, bar: str, difference: Figure | None, better: float) -> Clears:
-    if policy in REFERENCES:
+    if unranked(policy):
         return "reference"
     if policy == bar:
         return "bar"
@@ -194,12 +196,20 @@ def _clears(policy: str, bar: str, difference: Figure | None, better: float) -> 
     return "yes" if low > 0 else "no" if high < 0 else "tied"
 
 
+def unranked(policy: str) -> bool:
+    """References, and plans whose verifier is drawn from the very outcome that they are judged by (no table records one)."""
+    if policy in REFERENCES:
+        return True
+    about = _about(policy)
+    return about is not None and about.family == "after the answer" and about.status == "simulated"
+
+
 def _ranks(found: Mapping[str, Mapping[str, Replicates]], headline: str, better: float) -> dict[str, float]:
     """Ranks by the headline from 1; equal figures share the mean of their places; references do not rank."""
     values = {
         policy: better * figures[headline][0]
         for policy, figures in found.items()
-        if policy not in REFERENCES and headline in figures and np.isfinite(figures[headline][0])
+        if not unranked(policy) and headline in figures and np.isfinite(figures[headline][0])
     }
     ranks = {}
     for policy, value in values.items():
@@ -243,8 +253,6 @@ def _with_card(setup: Setup, table: Table, tables: Sequence[Table]) -> Table:
 
 
 def _replaced(table: Table, **changes: Any) -> Table:
-    import msgspec
-
     made: Table = msgspec.structs.replace(table, **changes)
     return made
 
@@ -287,24 +295,27 @@ def _experiment_facts(asked: Experiment) -> ExperimentFacts:
     )
 
 
+def _entry(name: str) -> registry.Entry | None:
+    """The registry line of an estimator or policy."""
+    return next((one for kind in ("estimator", "policy") for one in registry.entries(kind) if one.name == name), None)
+
+
+@cache
+def _about(name: str) -> About | None:
+    """What a policy's config says of itself; None where nothing is said."""
+    entry = _entry(name)
+    try:
+        about = None if entry is None else getattr(entry.load(), "about", None)
+    except JunctorError:
+        return None
+    return about if isinstance(about, About) else None
+
+
 def _policy_facts(name: str, needs: frozenset[str]) -> PolicyFacts:
     """From the registry line and the config's `about`."""
-    for kind in ("estimator", "policy"):
-        entry = next((entry for entry in registry.entries(kind) if entry.name == name), None)
-        if entry is None:
-            continue
-        try:
-            about = getattr(entry.load(), "about", None)
-        except JunctorError:
-            about = None
-        if isinstance(about, About):
-            return PolicyFacts(
-                name=name,
-                title=about.title,
-                family=about.family,
-                status=about.status,
-                needs=tuple(sorted(needs)),
-                summary=entry.summary,
-            )
-        return PolicyFacts(name=name, needs=tuple(sorted(needs)), summary=entry.summary)
-    return PolicyFacts(name=name, needs=tuple(sorted(needs)))
+    entry, about = _entry(name), _about(name)
+    bare = PolicyFacts(name=name, needs=tuple(sorted(needs)), summary="" if entry is None else entry.summary)
+    if about is None:
+        return bare
+    made: PolicyFacts = msgspec.structs.replace(bare, title=about.title, family=about.family, status=about.status)
+    return made
