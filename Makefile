@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PORT ?= 8080
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run demo test check lint types fast bench-gateway encoder clean
+.PHONY: help run demo test check lint types fast bench-gateway encoder pages clean
 
 help:            ## list the commands
 	@grep -E '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -40,6 +40,9 @@ bench-gateway: $(VENV)/.ready-test ## requests per second against a bare pass-th
 
 encoder: $(VENV)/.ready-test ## make the shipped static encoder again from all-MiniLM-L6-v2
 	$(BIN)/python scripts/distill_encoder.py
+
+pages: $(VENV)/.ready-test ## write docs/policies again, from the code and docs/board/board.json
+	$(BIN)/python scripts/policy_pages.py
 
 clean:           ## remove what these commands made
 	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .coverage

@@ -20,10 +20,10 @@ from junctor.policies.random import RandomConfig
 
 OURS = [entry for entry in registry.BUILTIN if entry.kind in ("estimator", "policy")]
 PUBLISHED = (
-    "knn avengers uniroute routerretriever icl-router carrot tryage hybrid-llm routerbench-mlp scope hallucibot radar routellm-mf "
-    "routellm-sw model-sat elo routerdc ragrouter graphrouter lookahead r2-router ellie-sql fusionfactory coe arch-router gqr "
-    "vllm-sr adaptdhm vlm-continual greenserv barp linucb thompson epsilon-greedy exp3 port greedy-feasible lp-offline "
-    "batch-split frugalgpt automix routerbench-cascade acar stack"
+    "knn avengers uniroute routerretriever icl-router carrot tryage hybrid-llm routerbench-mlp scope hallucibot radar "
+    "routellm-mf routellm-sw model-sat elo routerdc ragrouter graphrouter lookahead r2-router ellie-sql fusionfactory coe "
+    "arch-router gqr vllm-sr adaptdhm vlm-continual greenserv barp linucb thompson epsilon-greedy exp3 port "
+    "greedy-feasible lp-offline batch-split frugalgpt automix routerbench-cascade acar stack"
 )
 
 
