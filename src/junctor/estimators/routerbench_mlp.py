@@ -23,7 +23,7 @@ from junctor.features import Features
 from junctor.outcomes import OutcomeTable
 from junctor.policy import Array, Estimator, EstimatorConfig, Prediction, State
 
-STEPS = (50, 150, 400)
+STEPS = (50, 150)
 FEWEST = 5
 """A target with fewer recorded rows is predicted by its mean, and so is one whose quality never changes."""
 
@@ -197,7 +197,7 @@ class RouterBenchMLPConfig(EstimatorConfig):
         ),
         complexity="fit: O(steps * batch * M D H); decision: O(M D H)",
         adapted=(
-            "At most 50, 150 or 400 steps of 200 rows each, tuned on validation rows: what is left of 200 passes learns noise.",
+            "At most 50 or 150 steps of 200 rows each, tuned on validation rows: what is left of 200 passes learns noise.",
             "Networks learn the difference from the target's mean, so that few rows start from the mean and not from zero.",
             "The frozen encoder of the project replaces MiniLM-L12.",
             "cost_j is the target's mean recorded cost.",
