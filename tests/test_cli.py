@@ -73,7 +73,7 @@ SURFACE = {
     ),
     "demo": "folder port seed seeds serve tasks",
     "explain": "config journal json",
-    "fit": "clip drop-empty encoder gold label out policy queries seed set split targets text thrift",
+    "fit": "clip drop-empty encoder gold json label out policy queries seed set split targets test text thrift",
     "formats": "",
     "import": "out trust-pickle",
     "policies": "board family json kind",

@@ -197,8 +197,24 @@ def test_a_side_that_nobody_named_is_refused(names: list[str], missing: str) -> 
 def test_a_side_whose_rows_all_leave_is_refused_with_the_reason() -> None:
     with pytest.raises(TableError, match=r"no test rows are left \(1 test rows repeat training prompts"):
         split_table(table(["a", "A", "b"], ["train", "test", "val"]))
-    with pytest.raises(TableError, match="no test rows are left"):
-        split_table(table(["a"]))
+
+
+def test_too_few_queries_cannot_be_split() -> None:
+    for texts in (["a"], list("abc"), ["a", "A", "b", "c", "d"]):
+        with pytest.raises(TableError, match="different queries are too few to split"):
+            split_table(table(texts))
+    assert all(map(len, sides(split_table(table(list("abcde"))))))
+
+
+def test_where_one_policy_is_fitted_rows_with_gaps_stay_and_test_rows_may_be_missing() -> None:
+    quality = np.ones((6, 2))
+    quality[4, 1] = math.nan
+    names = ["train", "val", "test", "test", "test", "test"]
+    split = split_table(table(list("abcdef"), names, quality=quality), judging=False)
+    assert (split.test.tolist(), split.notes) == ([2, 3, 4, 5], ())
+    assert not len(split_table(table(list("abc"), ["train", "train", "val"]), judging=False).test)
+    with pytest.raises(TableError, match="no train rows"):
+        split_table(table(list("abc"), ["test", "test", "val"]), judging=False)
 
 
 def test_ratios_and_names_are_told_apart() -> None:

@@ -168,7 +168,7 @@ def _texts(frame: pl.DataFrame, options: Options) -> list[str]:
     if name is None:
         name = pick(frame, TEXTS)
         if name is None:
-            options.notes.append("there is no text column: every query is its own group, and only labels can tell them apart")
+            options.notes.append(_without_text(frame))
             return [""] * frame.height
     else:
         named(frame, name, options, "text")
@@ -180,6 +180,19 @@ def _texts(frame: pl.DataFrame, options: Options) -> list[str]:
     if missing:
         options.notes.append(f"{missing} queries have no text")
     return strings(column)
+
+
+def _without_text(frame: pl.DataFrame) -> str:
+    """What it means that no column holds the queries, and which of them might."""
+    import polars as pl
+
+    said = "there is no text column: every query is its own group, and only labels can tell them apart"
+    free = [
+        name
+        for name in frame.columns
+        if frame[name].dtype.is_(pl.String) and name not in (*QUERY_IDS, "split") and not _groups_rows(frame[name])
+    ]
+    return f"{said}; if {' or '.join(free[:3])} holds the queries, name it with --text" if free else said
 
 
 def _ids(frame: pl.DataFrame) -> tuple[str, ...]:

@@ -30,6 +30,12 @@ def doubts(table: OutcomeTable) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def all_alike(table: OutcomeTable) -> bool:
+    """Whether every recorded score is the same number, whatever the target: then no choice is better than another."""
+    seen = table.quality[table.mask]
+    return len(table.targets) > 1 and len(seen) > 1 and float(np.ptp(seen)) == 0.0
+
+
 def _rows(table: OutcomeTable) -> Iterator[str]:
     rows = int(table.mask.any(axis=1).sum())
     if rows < FEW_ROWS:

@@ -27,6 +27,8 @@ NAMES = {
 }
 # Below this share of rows with every outcome recorded, a table is sparse (bandit logs): there is no common set of rows.
 SPARSE = 0.5
+FEWEST = 5
+"""With fewer queries a side of 60/20/20 is empty, or a single query."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,27 @@ def is_ratio(text: str) -> bool:
     return re.fullmatch(r"[\d./\s%]+", text.strip()) is not None
 
 
-def split_table(table: OutcomeTable, *, split: str | None = None, seed: int = 0, validation_share: float = 0.2) -> Split:
+def split_table(
+    table: OutcomeTable,
+    *,
+    split: str | None = None,
+    seed: int = 0,
+    validation_share: float = 0.2,
+    judging: bool = True,
+) -> Split:
     """Split the rows of a table.
 
     split             None: the recorded split, or 60/20/20 where there is none; the name of the split column or of a label;
                       or a ratio: "70/10/20", "80/20" or "0.8" (the last two take validation out of train)
     seed              of every random choice; the same table, ratio and seed give the same rows
     validation_share  of the training rows, where validation has to be taken out of them
+    judging           False where one policy is fitted rather than several judged: rows that lack an outcome keep their side,
+                      and there may be no test rows
 
     Random sides are drawn by group (rows of one normalised prompt stay together) and in proportion within each label. Then, on
     whichever split: rows of validation and test that repeat a prompt of an earlier side leave, and so do rows of theirs that
     lack a target's quality, because every policy must be judged on the same rows; a sparse table keeps those. Notes count all
-    of it. Raises TableError for an unknown column, a bad ratio, or a side without rows.
+    of it. Raises TableError for an unknown column, a bad ratio, a side without rows, or too few rows to split at all.
     """
     if not 0 < validation_share < 1:
         raise TableError(f"{validation_share} is no share", field="validation_share", fix="between 0 and 1, such as 0.2")
@@ -68,10 +79,10 @@ def split_table(table: OutcomeTable, *, split: str | None = None, seed: int = 0,
     elif split is not None and is_ratio(split):
         sides = _random(table, groups, _shares(split, validation_share), rng)
     else:
-        sides, notes = _recorded(_names(table, split))
+        sides, notes = _recorded(_names(table, split), ("train", "test") if judging else ("train",))
         if not len(sides["validation"]):
             sides |= _carved(table, groups, sides["train"], validation_share, rng, notes)
-    return _honest(table, groups, sides, notes)
+    return _honest(table, groups, sides, notes, judging=judging)
 
 
 def _shares(text: str, validation_share: float) -> tuple[float, ...]:
@@ -95,6 +106,13 @@ def _shares(text: str, validation_share: float) -> tuple[float, ...]:
 
 
 def _random(table: OutcomeTable, groups: Rows, shares: Sequence[float], rng: np.random.Generator) -> dict[str, Rows]:
+    different = len(np.unique(groups))
+    if different < FEWEST:
+        raise TableError(
+            f"{different} different queries are too few to split into train, validation and test",
+            field="split",
+            fix=f"record {FEWEST} or more; some hundreds are worth learning from",
+        )
     part = draw_groups(groups, table.label, shares, rng)
     return {name: np.flatnonzero(part == i) for i, name in enumerate(("train", "validation", "test"))}
 
@@ -133,8 +151,8 @@ def _names(table: OutcomeTable, split: str | None) -> Sequence[str]:
     raise TableError("there is no such split column", field=str(split), fix=fix)
 
 
-def _recorded(names: Sequence[str]) -> tuple[dict[str, Rows], list[str]]:
-    """Rows by side of a split that was recorded, and what was left out."""
+def _recorded(names: Sequence[str], needed: Sequence[str]) -> tuple[dict[str, Rows], list[str]]:
+    """Rows by side of a split that was recorded, and what was left out; raises TableError where a needed side has none."""
     lowered = [name.strip().lower() for name in names]
     places: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     left: Counter[str] = Counter()
@@ -144,7 +162,7 @@ def _recorded(names: Sequence[str]) -> tuple[dict[str, Rows], list[str]]:
             left[names[row]] += 1
         else:
             places.setdefault(side, []).append(row)
-    for side in ("train", "test"):
+    for side in needed:
         if not places[side]:
             found = ", ".join(sorted(set(names) - {""})) or "nothing"
             raise TableError(
@@ -167,7 +185,7 @@ def _compact(groups: Rows) -> Rows:
     return np.unique(groups, return_inverse=True)[1].astype(np.intp)
 
 
-def _honest(table: OutcomeTable, groups: Rows, sides: dict[str, Rows], notes: list[str]) -> Split:
+def _honest(table: OutcomeTable, groups: Rows, sides: dict[str, Rows], notes: list[str], *, judging: bool) -> Split:
     """Take repeated and incomplete rows out of the sides that are judged, and say so."""
     complete = np.asarray(table.mask.all(axis=1))
     sparse = bool(complete.mean() < SPARSE)
@@ -182,12 +200,12 @@ def _honest(table: OutcomeTable, groups: Rows, sides: dict[str, Rows], notes: li
         if name == "validation":
             seen = np.r_[seen, groups[rows]]
         lacking = ~complete[rows]
-        if lacking.any():
+        if judging and lacking.any():
             done = "kept, because the table is sparse" if sparse else "left out"
             notes.append(f"{int(lacking.sum())} {name} rows lack the quality of some target and were {done}")
             rows = rows if sparse else rows[complete[rows]]
         sides[name] = rows
-    for name in ("train", "test"):
+    for name in ("train", "test") if judging else ("train",):
         if not len(sides[name]):
             why = f" ({notes[-1]})" if notes else f" of {len(table)}"
             raise TableError(f"no {name} rows are left{why}", field="split", fix="record more queries, or give another ratio")
