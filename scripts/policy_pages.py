@@ -43,6 +43,7 @@ SURE = {
     "notes": "from notes that agree",
     "unverified": "not verified",
 }
+HERE = "measured before the board was"
 FIRST_SETTING = {"fixed": " --set target=TARGET", "utility": " --set estimator=linear"}
 """What `junctor fit` cannot do without, or is pointless without."""
 BY_HAND = {"rules": "Rules are written in the configuration: see [configuration](../configuration.md)."}
@@ -139,7 +140,7 @@ def claims(one: Description) -> list[str]:
     """What others published."""
     if not one.claims:
         return ["No figure is claimed for it.", ""]
-    rows = [[claim.figure, claim.on, SURE[claim.sure]] for claim in one.claims]
+    rows = [[c.figure, c.on, HERE if "measured here" in c.on else SURE[c.sure]] for c in one.claims]
     return ["Claimed:", "", *grid(["figure", "on", "how sure"], rows), ""]
 
 

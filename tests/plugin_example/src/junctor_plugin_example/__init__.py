@@ -1,1 +1,1 @@
-"""A policy for junctor from outside its tree."""
+"""A policy and an estimator for junctor from outside its tree."""
