@@ -1,7 +1,8 @@
-"""Shared by all tests: where recorded data lies, and no cache outside the test's own folder."""
+"""Shared by all tests: where recorded data lies, no cache outside the test's own folder, and the command line."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,28 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip("the recorded outcome data does not lie beside this repository (../shared/data)")
     return DATA
+
+
+class Ran:
+    """What a command printed and how it ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def junctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Runs a command in the test's own folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "140")
+
+    from junctor.cli import main
+
+    def run(*words: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["junctor", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), printed.out, printed.err)
+
+    return run

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import typer
 import typer.core
 
-from junctor.cli import app, main
+from junctor.cli import app
 
 TABLE = "\n".join(
     ["query,dataset,score:small,score:large,cost_usd:small,cost_usd:large"]
@@ -35,28 +34,6 @@ settings = { target = "large" }
 auto = "knn"
 plain = "plain"
 """
-
-
-class Ran:
-    """What a command printed and how it ended."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def junctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "140")
-
-    def run(*words: str) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["junctor", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), printed.out, printed.err)
-
-    return run
 
 
 @pytest.fixture

@@ -251,17 +251,20 @@ def _table(found: Holdout) -> Any:
     from rich.table import Table
 
     made = Table(title=f"on {found.rows} test rows, with 95% intervals", title_justify="left", box=None, pad_edge=False)
-    for column in ("", "quality", "USD per query", "policy - this"):
+    for column in ("", "quality", "USD per 1,000", "policy - this"):
         made.add_column(column, justify="right" if column else "left", no_wrap=bool(column))
-    made.add_row(escape(found.policy), _figure(found.quality), _figure(found.cost_usd, ".3g"), "")
+    made.add_row(escape(found.policy), _figure(found.quality), _figure(found.cost_usd, ".3g", 1000.0), "")
     for one in found.against:
-        quality, cost = _figure(one.quality), _figure(one.cost_usd, ".3g")
+        quality, cost = _figure(one.quality), _figure(one.cost_usd, ".3g", 1000.0)
         made.add_row(escape(f"{one.role}: {one.target}"), quality, cost, _figure(one.difference, "+.3f"))
     return made
 
 
-def _figure(found: Interval | None, digits: str = ".3f") -> str:
-    return "" if found is None else escape(f"{found.value:{digits}} [{found.low:{digits}}, {found.high:{digits}}]")
+def _figure(found: Interval | None, digits: str = ".3f", unit: float = 1.0) -> str:
+    if found is None:
+        return ""
+    value, low, high = (unit * each for each in (found.value, found.low, found.high))
+    return escape(f"{value:{digits}} [{low:{digits}}, {high:{digits}}]")
 
 
 def _document(made: Saved, found: Holdout | str, notes: list[str]) -> dict[str, Any]:

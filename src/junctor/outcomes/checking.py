@@ -15,6 +15,9 @@ from junctor.outcomes.columns import Options
 from junctor.outcomes.table import Array, OutcomeTable
 from junctor.types import Catalogue
 
+PERCENT = (5.0, 100.0)
+"""A column whose largest score lies in here is more likely one of percentages than one of slips."""
+
 
 def check_values(values: Array, measure: str, where: str, options: Options) -> Array:
     """The values of one column, in range: quality in [0, 1], propensity in (0, 1], the rest finite and not negative.
@@ -28,7 +31,10 @@ def check_values(values: Array, measure: str, where: str, options: Options) -> A
             column = where.removeprefix(options.at(""))
             options.notes.append(f"{int(outside.sum())} scores of {column} clipped to [0, 1]")
             return np.clip(values, 0.0, 1.0)
-        fix = "rescale them, or pass clip=True (--clip) to move them to the nearer end"
+        percent = (
+            "divide them by 100 if they are percentages" if PERCENT[0] < values[outside].max(initial=0.0) <= PERCENT[1] else ""
+        )
+        fix = f"{percent or 'rescale them'}, or pass clip=True (--clip) to move them to the nearer end"
         _refuse(values, lambda v: (v < 0) | (v > 1), "is outside [0, 1]", where, fix)
     elif measure == "propensity":
         _refuse(values, lambda v: (v <= 0) | (v > 1), "is no probability", where, "propensities lie in (0, 1]")

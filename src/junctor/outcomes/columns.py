@@ -184,15 +184,18 @@ def _texts(frame: pl.DataFrame, options: Options) -> list[str]:
 
 def _without_text(frame: pl.DataFrame) -> str:
     """What it means that no column holds the queries, and which of them might."""
+    said = "there is no text column: every query is its own group, and only labels can tell them apart"
+    free = [name for name in frame.columns if ":" not in name and name not in (*QUERY_IDS, "split") and _is_prose(frame[name])]
+    return f"{said}; if {' or '.join(free[:3])} holds the queries, name it with --text" if free else said
+
+
+def _is_prose(column: pl.Series) -> bool:
+    """Whether a column looks like queries: text, mostly different from row to row, and no numbers."""
     import polars as pl
 
-    said = "there is no text column: every query is its own group, and only labels can tell them apart"
-    free = [
-        name
-        for name in frame.columns
-        if frame[name].dtype.is_(pl.String) and name not in (*QUERY_IDS, "split") and not _groups_rows(frame[name])
-    ]
-    return f"{said}; if {' or '.join(free[:3])} holds the queries, name it with --text" if free else said
+    if column.dtype != pl.String or column.n_unique() <= len(column) // 2:
+        return False
+    return not bool(column.str.strip_chars().cast(pl.Float64, strict=False).is_not_null().any())
 
 
 def _ids(frame: pl.DataFrame) -> tuple[str, ...]:
@@ -209,7 +212,13 @@ def _labels(frame: pl.DataFrame, options: Options) -> tuple[dict[str, list[str]]
     named_by_caller = [options.label] if options.label else []
     for name in named_by_caller:
         named(frame, name, options, "label")
-    kept = [name for name in (*LABELS, *ALSO_KEPT) if name in frame.columns and _groups_rows(frame[name])]
+    there = [name for name in (*LABELS, *ALSO_KEPT) if name in frame.columns]
+    kept = [name for name in there if _groups_rows(frame[name])]
+    options.notes += [
+        f"{name} has {frame[name].n_unique()} values for {frame.height} rows, so it is no label; --label {name} makes it one"
+        for name in there
+        if name not in kept and name in LABELS and name != options.label and is_text(frame[name])
+    ]
     kept += [name for name in (*named_by_caller, *options.labels) if name in frame.columns]
     label_name = options.label or next((name for name in kept if name in LABELS), "")
     return {name: strings(frame[name]) for name in dict.fromkeys(kept)}, label_name
