@@ -99,11 +99,12 @@ def best_of(suite: SuiteBoard, policy: str, experiment: str = "standard") -> str
 
 
 def losses_of(suite: SuiteBoard, policy: str) -> tuple[str, Sequence[float]]:
-    """The set whose fit has the longest loss curve, and that curve; ("", ()) when there is none."""
-    best: tuple[str, Sequence[float]] = ("", ())
+    """The largest set on which a fit left a loss curve, and that curve; ("", ()) when there is none."""
+    sizes = {one.name: one.queries for one in suite.sets}
+    best: tuple[int, str, Sequence[float]] = (-1, "", ())
     for table in suite.tables:
         row = None if table.side else table.find(policy)
         losses: Sequence[float] = () if row is None else row.curves.get("losses", ())
-        if len(losses) > len(best[1]):
-            best = named(suite, table), losses
-    return best
+        if losses and sizes.get(table.set, 0) > best[0]:
+            best = sizes.get(table.set, 0), named(suite, table), losses
+    return best[1], best[2]
