@@ -262,7 +262,9 @@ BUILTIN: tuple[Entry, ...] = (
         "cheapest that probably does as well as the strongest",
     ),
     Entry("policy", "hallucibot", "junctor.policies.hallucibot:HalluciBotConfig", "hard queries to the strongest target"),
-    Entry("policy", "linucb", "junctor.policies.linucb:LinUCBConfig", "learns while it serves: highest upper bound on linear arms"),
+    Entry(
+        "policy", "linucb", "junctor.policies.linucb:LinUCBConfig", "learns while it serves: highest upper bound on linear arms"
+    ),
     Entry(
         "policy",
         "thompson",
@@ -308,11 +310,22 @@ BUILTIN: tuple[Entry, ...] = (
         "bench",
     ),
     Entry("policy", "coe", "junctor.policies.coe:CoEConfig", "category, then category to expert by integer program", "bench"),
-    Entry("policy", "gqr", "junctor.policies.gqr:GQRConfig", "the expert of the query's domain, or none when it has none", "bench"),
-    Entry("policy", "arch-router", "junctor.policies.arch_router:ArchRouterConfig", "policies in words, each mapped to its targets"),
-    Entry("policy", "vllm-sr", "junctor.policies.vllm_sr:VllmSRConfig", "signals, Boolean rules over them, then a target", "bench"),
+    Entry(
+        "policy", "gqr", "junctor.policies.gqr:GQRConfig", "the expert of the query's domain, or none when it has none", "bench"
+    ),
+    Entry(
+        "policy",
+        "arch-router",
+        "junctor.policies.arch_router:ArchRouterConfig",
+        "policies in words, each mapped to its targets",
+    ),
+    Entry(
+        "policy", "vllm-sr", "junctor.policies.vllm_sr:VllmSRConfig", "signals, Boolean rules over them, then a target", "bench"
+    ),
     Entry("policy", "frugalgpt", "junctor.policies.frugalgpt:FrugalGPTConfig", "chain of models; a scorer accepts or goes on"),
-    Entry("policy", "automix", "junctor.policies.automix:AutoMixConfig", "small model verifies itself; large one where it helps"),
+    Entry(
+        "policy", "automix", "junctor.policies.automix:AutoMixConfig", "small model verifies itself; large one where it helps"
+    ),
     Entry(
         "policy",
         "routerbench-cascade",

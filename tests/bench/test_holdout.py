@@ -1,4 +1,4 @@
-"""A fitted policy on untouched rows: figures by hand, intervals that hold what they promise, and words that follow from them."""
+"""A fitted policy on untouched rows: figures by hand, intervals that hold what they promise, words that follow from them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,13 @@ def test_figures_by_hand():
     assert found.quality.value == pytest.approx(5 / 6)
     assert found.cost_usd.value == pytest.approx(2.0)
     best, cheapest = found.against
-    assert (best.role, best.target, best.quality.value, best.differ, best.pairs) == ("best single", "t1", pytest.approx(4 / 6), 3, 3)
+    assert (best.role, best.target, best.quality.value, best.differ, best.pairs) == (
+        "best single",
+        "t1",
+        pytest.approx(4 / 6),
+        3,
+        3,
+    )
     assert best.difference.value == pytest.approx(1 / 6)
     assert (cheapest.role, cheapest.target, cheapest.cost_usd.value) == ("cheapest", "t0", 1.0)
     assert cheapest.difference.value == pytest.approx(2 / 6)
@@ -98,7 +104,13 @@ def test_intervals_of_the_difference_hold_the_truth(rows, gain):
         test = world(rng, rows, gain)
         made = table([*fitted.texts, *test.texts], np.vstack([fitted.quality, test.quality]))
         found = hold_out(
-            Picks(), made, Features(made.texts), np.arange(400), np.arange(400, 400 + rows), np.random.default_rng(0), resamples=300
+            Picks(),
+            made,
+            Features(made.texts),
+            np.arange(400),
+            np.arange(400, 400 + rows),
+            np.random.default_rng(0),
+            resamples=300,
         )
         best = found.against[0]
         assert best.target == "t1"
@@ -172,7 +184,9 @@ def test_plans_that_look_at_answers_are_replayed_and_billed():
     rng = np.random.default_rng(0)
     quality = rng.random((120, 2)).round()
     made = replace(
-        table([0] * 120, quality, cost=[0.001, 0.01]), samples={"score": quality[:, :, None].copy()}, labels={"topic": ["a"] * 120}
+        table([0] * 120, quality, cost=[0.001, 0.01]),
+        samples={"score": quality[:, :, None].copy()},
+        labels={"topic": ["a"] * 120},
     )
     features = made.features(rng.standard_normal((120, 4)).astype(np.float32))
     policy = policy_config("frugalgpt").fit(made, features, rng)

@@ -1,9 +1,9 @@
 """Policies that rank targets by something that is not an expected quality: votes, similarities, chances, losses under flags.
 
-A Ranking learns preferences for every setting of its own knob; what it has in common with its kin is here: views of catalogues,
-the sweep along the knob, ties, a caller's budget, and the decision with its reasons. A caller's quality floor and deadline have
-no say: nothing here predicts a quality or a latency. Costs are each target's mean over the training rows, or its list price: one
-number per target.
+A Ranking learns preferences for every setting of its own knob; what it has in common with its kin is here: views of
+catalogues, the sweep along the knob, ties, a caller's budget, and the decision with its reasons. A caller's quality floor and
+deadline have no say: nothing here predicts a quality or a latency. Costs are each target's mean over the training rows, or
+its list price: one number per target.
 """
 
 from __future__ import annotations
