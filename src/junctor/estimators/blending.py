@@ -18,6 +18,9 @@ CONTENDERS = 5
 """Gaps are regressed among so many of the best targets: those far behind are easy to tell apart, and nobody asks."""
 WINS = 0.02
 """A target that a smooth member would choose for this share of the rows is in contention too, however bad it is elsewhere."""
+RIDGE = "ridge"
+USUAL_STRENGTH = 30.0
+"""Of a ridge prior where nothing was held out to learn it from."""
 SMOOTH = ("label", "clusters16", "ridge300")
 SMALL_TRADES = (0.0, 0.05, 0.2)
 RESAMPLES = 50
@@ -53,6 +56,7 @@ class Blend:
     offset       [C] mean held-out residual
     belief       share of what is predicted for all contenders alike that held-out rows bear out
     noise        [M] variance of a quality around its prediction
+    strength     of the ridge prior behind `quality_std`: that of the member which explains held-out rows best
     summary      in words
     """
 
@@ -63,6 +67,7 @@ class Blend:
     belief: float
     noise: Array
     summary: str
+    strength: float = USUAL_STRENGTH
 
     def weights(self, member: str, columns: Columns) -> Array:
         """[C]: this member's weight in each column."""
@@ -113,7 +118,18 @@ def blend(evidence: Evidence, columns: Columns) -> Blend:
         belief,
         measured.variances(residual[:, :m]),
         _summary(candidates[chosen], gain, error),
+        _strength(evidence, contenders),
     )
+
+
+def _strength(evidence: Evidence, contenders: NDArray[np.intp]) -> float:
+    """The strength at which a ridge errs least on held-out rows: noise over the variance of slopes, so that of its doubt too."""
+    ridges = {name: values for name, values in evidence.held.items() if name.startswith(RIDGE)}
+    losses = {
+        float(name.removeprefix(RIDGE)): float(np.nansum((evidence.actual - values)[:, contenders] ** 2))
+        for name, values in ridges.items()
+    }
+    return min(losses, key=losses.__getitem__) if losses else USUAL_STRENGTH
 
 
 def best_columns(quality: Array) -> NDArray[np.intp]:

@@ -40,8 +40,6 @@ LISTED_ROWS = 4000
 """From here on neighbours are looked up in an index, where the extra `ann` is installed: a scan would be most of a decision."""
 FEWEST_ROWS = 20
 """With fewer rows nothing can be held out: the stack is the means."""
-NOISE_STRENGTH = 30.0
-"""Of the ridge prior behind `quality_std`."""
 Vectors = NDArray[np.float32]
 Ints = NDArray[np.intp]
 
@@ -84,7 +82,7 @@ def fitted_parts(config: StackConfig, table: OutcomeTable, vectors: Vectors, rng
     linear, bias = _linear(made, columns, material, np.nan_to_num(mean))
     member = f"knn{k}"
     memory = _memory(k, table, vectors, rng) if made.matters(member) else None
-    spread = np.linalg.inv(_covariance(view) + NOISE_STRENGTH * np.eye(view.shape[1]))
+    spread = np.linalg.inv(_covariance(view) + made.strength * np.eye(view.shape[1]))
     return columns, Parts(
         look=look,
         linear=linear,
