@@ -40,7 +40,7 @@ class Features:
 
     def take(self, rows: Ints | Sequence[int]) -> Features:
         """The given rows, in the given order."""
-        index = np.asarray(rows)
+        index = np.asarray(rows, dtype=np.intp)
         places: list[int] = index.tolist()
         return Features(
             [self.texts[i] for i in places],

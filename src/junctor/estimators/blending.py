@@ -123,7 +123,7 @@ def blend(evidence: Evidence, columns: Columns) -> Blend:
 
 
 def _strength(evidence: Evidence, contenders: NDArray[np.intp]) -> float:
-    """The strength at which a ridge errs least on held-out rows: noise over the variance of slopes, so that of its doubt too."""
+    """The strength at which a ridge errs least on held-out rows: noise over the variance of slopes, so its doubt's too."""
     ridges = {name: values for name, values in evidence.held.items() if name.startswith(RIDGE)}
     losses = {
         float(name.removeprefix(RIDGE)): float(np.nansum((evidence.actual - values)[:, contenders] ** 2))

@@ -82,7 +82,7 @@ def fitted_parts(config: StackConfig, table: OutcomeTable, vectors: Vectors, rng
     linear, bias = _linear(made, columns, material, np.nan_to_num(mean))
     member = f"knn{k}"
     memory = _memory(k, table, vectors, rng) if made.matters(member) else None
-    spread = np.linalg.inv(_covariance(view) + made.strength * np.eye(view.shape[1]))
+    spread: Array = np.linalg.inv(_covariance(view) + made.strength * np.eye(view.shape[1]))
     return columns, Parts(
         look=look,
         linear=linear,
@@ -267,5 +267,5 @@ def _table(made: Blend, columns: Columns, grouping: Grouping, material: Material
 
 def _memory(k: int, table: OutcomeTable, vectors: Vectors, rng: np.random.Generator) -> Estimator:
     """The neighbours' estimator over all rows."""
-    index = "lists" if len(table) > LISTED_ROWS and neighbours.available() else "auto"
-    return KNNConfig(k=k, index=index).fit(table, table.features(vectors), rng)
+    listed = len(table) > LISTED_ROWS and neighbours.available()
+    return KNNConfig(k=k, index="lists" if listed else "auto").fit(table, table.features(vectors), rng)
