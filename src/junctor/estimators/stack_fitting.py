@@ -82,7 +82,7 @@ def fitted_parts(config: StackConfig, table: OutcomeTable, vectors: Vectors, rng
     linear, bias = _linear(made, columns, material, np.nan_to_num(mean))
     member = f"knn{k}"
     memory = _memory(k, table, vectors, rng) if made.matters(member) else None
-    spread: Array = np.linalg.inv(_covariance(view) + made.strength * np.eye(view.shape[1]))
+    spread = np.asarray(np.linalg.inv(_covariance(view) + made.strength * np.eye(view.shape[1])), dtype=np.float64)
     return columns, Parts(
         look=look,
         linear=linear,
