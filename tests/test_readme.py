@@ -132,7 +132,7 @@ def test_logs_are_imported_judged_and_fitted(served: Served) -> None:
         assert ran.returncode == 0, ran.stderr
     assert (served.folder / "live.parquet").is_file()
     assert (served.folder / "report.html").is_file()
-    assert (served.folder / "policies" / "knn" / "policy.toml").is_file()
+    assert (served.folder / "policies" / "auto" / "policy.toml").is_file()
 
 
 def test_the_configuration_of_the_readme_is_valid(tmp_path: Path) -> None:
