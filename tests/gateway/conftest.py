@@ -222,14 +222,14 @@ class Served:
         return list(read(self.journal))
 
 
-def engine_over(ups: list[Upstream], tmp: Path, **more: Any) -> Engine:
-    """Targets t0, t1, … over these upstreams, and the alias `auto` that tries them in order."""
+def engine_over(ups: list[Upstream], tmp: Path, policy: Policy | None = None, **more: Any) -> Engine:
+    """Targets t0, t1, … over these upstreams, and the alias `auto` that tries them in order, or over another policy."""
     providers = {
         f"p{i}": OpenAICompatibleProvider(up.url, api_key="sk-secret", connect_timeout_s=2) for i, up in enumerate(ups)
     }
     price = Price(input_usd_per_mtok=1.0, output_usd_per_mtok=2.0)
     targets = Catalogue([Target(id=f"t{i}", provider=f"p{i}", model="up", price=price) for i in range(len(ups))])
-    aliases = {"auto": Alias(name="auto", policy=InOrder(), targets=targets)}
+    aliases = {"auto": Alias(name="auto", policy=policy or InOrder(), targets=targets)}
     more.setdefault("health", Health(base_s=0.05))
     return Engine(targets, providers, aliases, Journal(tmp / "j.journal", fsync="never"), **more)
 

@@ -7,8 +7,9 @@ import openai
 import pytest
 
 from junctor.journal import DecisionRecord, FeedbackRecord, OutcomeRecord
+from junctor.policy import Learner
 
-from .conftest import stall
+from .conftest import InOrder, stall
 
 
 async def test_alias_answers_with_the_upstream_s_bytes_and_says_what_was_decided(upstream, gateway):
@@ -98,6 +99,29 @@ async def test_feedback_joins_its_decision_and_lookup_shows_both(upstream, gatew
     assert shown["outcome"]["attempts"][0]["target"] == "t0"
     assert shown["feedback"][0]["outcome"]["quality"] == 0.75
     assert "ping" not in str(shown)
+
+
+class Learning(InOrder, Learner):
+    """Keeps what is credited to whom."""
+
+    def __init__(self):
+        self.credited = []
+
+    def learn(self, decision, outcome):
+        self.credited.append((decision.target, outcome.quality, outcome.cost_usd))
+
+
+async def test_feedback_credits_the_target_that_answered(upstream, gateway):
+    """The intended target is down and the next one answers: praise for that answer says nothing of the one that is down."""
+    up = await upstream()
+    for ups, credited in (([up], ("t0", 0.75)), ([await upstream(None), up], ("t1", None))):
+        policy = Learning()
+        served = await gateway(*ups, policy=policy)
+        id_ = (await served.chat()).headers["x-junctor-decision"]
+        said = {"decision_id": id_, "quality": 0.75}
+        assert (await served.session.post(served.url + "/v1/feedback", json=said)).status == 200
+        assert policy.credited[-1] == (*credited, (10 * 1.0 + 5 * 2.0) / 1e6)
+        assert all(quality is None for _, quality, _ in policy.credited[:-1])
 
 
 async def test_health_and_models_answer(upstream, gateway):

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from junctor import registry
+from junctor.engine import Alias, Engine
 from junctor.errors import ArtefactError, ConfigError, NoTarget
 from junctor.policies.pricing import dual_prices, optimum, walk
 from junctor.policy import State
+from junctor.providers.scripted import ScriptedProvider, Step
 from junctor.testing import check_learner, check_policy, planted
 from junctor.testing.planted import requests, through_files
-from junctor.types import Catalogue, Outcome
+from junctor.types import Catalogue, Message, Outcome, Request, Target
 
 KEYS = ("port", "greedy-feasible", "lp-offline", "batch-split")
 BUDGETS = {"linguist": 0.01, "calculator": 0.01, "programmer": 0.01, "generalist": 0.2}
@@ -45,6 +47,25 @@ def test_it_conforms_under_budgets(key, settings):
 @pytest.mark.parametrize("key", KEYS)
 def test_it_learns_late_twice_and_out_of_order(key):
     check_learner(lambda: fitted(key, budgets=BUDGETS))
+
+
+async def test_served_it_pays_from_its_budget_whether_or_not_anybody_judges_the_answer():
+    """And where another target than the intended one answers, that one's budget is charged."""
+    policy = fitted("greedy-feasible", budgets={"linguist": 0.0003, "calculator": 1.0}, estimator="label-table")
+    script = ScriptedProvider({"linguist": Step(cost_usd=0.0001), "calculator": Step(cost_usd=0.0002), "*": Step(status=503)})
+    targets = Catalogue([Target(id=t.id, provider="p", price=t.price) for t in TABLE.targets])
+    engine = Engine(targets, {"p": script}, {"auto": Alias(name="auto", policy=policy, targets=targets)})
+    asked = Request(text="say it in French", messages=(Message("user", "say it in French"),), labels={"topic": "translation"})
+    spent = []
+    for _ in range(4):
+        answer = await engine.complete(asked, "auto")
+        spent.append((answer.decision.target, answer.target.id))
+    paid = dict(zip(policy.targets, policy.spent.tolist(), strict=True))
+    assert {given for _, given in spent} <= {"linguist", "calculator"}
+    for name, cost in (("linguist", 0.0001), ("calculator", 0.0002)):
+        assert paid[name] == pytest.approx(cost * sum(given == name for _, given in spent))
+    assert paid["generalist"] == 0.0
+    assert any(meant != given for meant, given in spent), "the dear target is down: others answered for it"
 
 
 @pytest.mark.parametrize("key", KEYS)
