@@ -230,7 +230,11 @@ class Learner(Policy):
 
     @abstractmethod
     def learn(self, decision: Decision, outcome: Outcome) -> None:
-        """Take one result. Idempotent by `decision.id`; unknown ids are accepted."""
+        """Take one result. Idempotent by `decision.id`; unknown ids are accepted.
+
+        A result may come first as a bill alone, without a quality, and again with one. Where another target than the intended
+        one answered, `decision.target` names that one, for the bill, and there is no quality: the propensity was not of it.
+        """
 
 
 class Replayable(Policy):

@@ -83,6 +83,12 @@ class RemembersOnlyTheNewest(Counting):
         self.seen = {max(self.seen)} if self.seen else set()
 
 
+class KnowsWhatIsBilled(Counting):
+    def learn(self, decision, outcome):
+        super().learn(decision, outcome)
+        self.seen.add(decision.id)
+
+
 class PoisonedByGaps(Counting):
     def learn(self, decision, outcome):
         self.total["sum"] = self.total.get("sum", 0.0) + (float("nan") if outcome.quality is None else outcome.quality)
@@ -106,6 +112,7 @@ BROKEN = [
     ("feedback_counts_once", CountsTwice, "counted twice"),
     ("feedback_counts_once", ForgetsIdsOnRestart, "after a restart"),
     ("feedback_comes_in_any_order", RemembersOnlyTheNewest, "was not remembered"),
+    ("a_bill_may_come_before_the_judgement", KnowsWhatIsBilled, "kept its judgement from counting"),
     ("strange_feedback_is_accepted", PoisonedByGaps, "put NaN into sum"),
     ("learned_state_round_trips", LosesWhatItLearned, "decides differently"),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+import msgspec
 import numpy as np
 
 from junctor.features import Features
@@ -80,6 +81,19 @@ def feedback_comes_in_any_order(make: Make, table: OutcomeTable, features: Featu
         assert table.targets.position(made.target) is not None, f"{made.target} is not in the catalogue"
 
 
+def a_bill_may_come_before_the_judgement(make: Make, table: OutcomeTable, features: Features) -> None:
+    """A call is billed at once and judged later, if at all: the judgement still counts in full."""
+    learner, other = make(), make()
+    pairs = _played(learner, table, features)
+    for made, outcome in pairs:
+        learner.learn(made, msgspec.structs.replace(outcome, quality=None))
+        learner.learn(made, outcome)
+    _learn(other, pairs)
+    assert same_state(through_files(learner.state()), through_files(other.state())), (
+        "a result without a quality kept its judgement from counting: take an id for known only when its quality was learned"
+    )
+
+
 def strange_feedback_is_accepted(make: Make, table: OutcomeTable, features: Features) -> None:
     """Ids of another process, and outcomes without a quality, neither fail nor poison the state."""
     learner = make()
@@ -106,6 +120,7 @@ LEARNER_CHECKS: tuple[Check, ...] = (
     feedback_is_learned_late,
     feedback_counts_once,
     feedback_comes_in_any_order,
+    a_bill_may_come_before_the_judgement,
     strange_feedback_is_accepted,
     learned_state_round_trips,
 )
