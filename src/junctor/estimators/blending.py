@@ -24,6 +24,8 @@ USUAL_STRENGTH = 30.0
 SMOOTH = ("label", "clusters16", "ridge300")
 SMALL_TRADES = (0.0, 0.05, 0.2)
 RESAMPLES = 50
+BEYOND_NOISE = 2.0
+"""Standard errors by which another candidate must lead the default."""
 EVEN = 1e-9
 TRADES = (0.0, *np.geomspace(1e-2, 1e2, 14).tolist(), 1e9)
 """Cost weights at which choices on held-out rows are compared."""
@@ -183,7 +185,7 @@ def _chosen(evidence: Evidence, columns: Columns, sums: list[Array]) -> tuple[in
     chosen = 0
     for place, each in enumerate(heights[1:-1], start=1):
         lead = each - default
-        if lead[0] > lead[1:].std():
+        if lead[0] > BEYOND_NOISE * lead[1:].std():
             chosen, default = place, each
     if not heights[chosen][0] > none[0] + EVEN:
         return len(sums) - 1, 0.0, 0.0
