@@ -87,7 +87,7 @@ def blend(evidence: Evidence, columns: Columns) -> Blend:
 
     the members' stacked regression, drawn half way to plain averaging (equal weights are hard to beat: Clemen 1989, Smith and
     Wallis 2009); plain averaging, or the table over labels alone, if that is better beyond noise; and no member at all, which
-    is the best single target, if nothing is better than that.
+    is the best single target, if nothing is better than that by more than a standard error.
     """
     m = len(columns.targets)
     mean = np.nan_to_num(evidence.mean)
@@ -177,20 +177,18 @@ def _belief(predicted: Array, actual: Array) -> float:
 
 
 def _chosen(evidence: Evidence, columns: Columns, sums: list[Array]) -> tuple[int, float, float]:
-    """Which candidate (the last is "no member"), what it gains over the last, and that gain's standard error."""
+    """Which candidate, what it gains over the last ("no member"), and that gain's standard error, which it must exceed."""
     heights = [_heights(evidence, columns, each) for each in sums]
-    default, none = heights[0], heights[-1]
-    if not default[0] > none[0] + EVEN and not any(each[0] > none[0] + EVEN for each in heights[1:-1]):
-        return len(sums) - 1, 0.0, 0.0
-    chosen = 0
+    chosen, none = 0, heights[-1]
     for place, each in enumerate(heights[1:-1], start=1):
-        lead = each - default
+        lead = each - heights[chosen]
         if lead[0] > BEYOND_NOISE * lead[1:].std():
-            chosen, default = place, each
-    if not heights[chosen][0] > none[0] + EVEN:
-        return len(sums) - 1, 0.0, 0.0
+            chosen = place
     gain = heights[chosen] - none
-    return chosen, float(gain[0]), float(gain[1:].std())
+    error = float(gain[1:].std())
+    if not gain[0] > max(error, EVEN):
+        return len(sums) - 1, 0.0, 0.0
+    return chosen, float(gain[0]), error
 
 
 def _heights(evidence: Evidence, columns: Columns, sums: Array) -> Array:
@@ -239,6 +237,6 @@ def _taken(values: Array, choices: NDArray[np.intp]) -> Array:
 def _summary(quality: Mapping[str, float], gain: float, error: float) -> str:
     named = sorted(((w, name) for name, w in quality.items() if w > SMALL), reverse=True)
     if not named:
-        return "nothing beat the best single target on held-out rows, so it is taken"
+        return "nothing beat the best single target on held-out rows by more than a standard error, so it is taken"
     parts = ", ".join(f"{name} {weight:.2f}" for weight, name in named)
     return f"stack of {parts}; {gain:+.4f} ± {error:.4f} against the best single target on held-out rows"
