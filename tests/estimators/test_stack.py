@@ -142,7 +142,7 @@ def test_where_nothing_helps_it_is_the_best_single_target_and_says_so():
         if fell[-1]:
             assert fitted.summary.startswith("nothing beat the best single target on held-out rows")
             assert set(places.tolist()) == {0}
-    assert sum(fell) >= 6
+    assert sum(fell) >= 5
     assert np.mean(value) > 0.6 - 0.004
 
 

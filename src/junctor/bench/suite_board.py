@@ -258,7 +258,7 @@ def _replaced(table: Table, **changes: Any) -> Table:
 
 
 def _mean_ranks(name: str, tables: Sequence[Table]) -> list[MeanRank]:
-    """Over the test sides of all sets of an experiment, best first; who took part in fewer sets comes after."""
+    """Over the test sides of all sets of an experiment, best first; who took part in less than half of them comes after."""
     mine = [table for table in tables if table.experiment == name and not table.side]
     found = []
     for policy in dict.fromkeys(row.policy for table in mine for row in table.rows if row.rank is not None):
@@ -266,7 +266,7 @@ def _mean_ranks(name: str, tables: Sequence[Table]) -> list[MeanRank]:
         counts = {word: sum(row.clears_the_cheap_bars == word for row in rows) for word in ("yes", "tied", "no")}
         mean = float(np.mean([row.rank for row in rows]))
         found.append(MeanRank(experiment=name, policy=policy, mean_rank=round(mean, 3), sets=len(rows), of=len(mine), **counts))
-    return sorted(found, key=lambda rank: (-rank.sets, rank.mean_rank))
+    return sorted(found, key=lambda rank: (2 * rank.sets < rank.of, rank.mean_rank))
 
 
 def _set_facts(planned: Planned, name: str) -> SetFacts:

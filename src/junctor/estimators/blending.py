@@ -87,7 +87,7 @@ def blend(evidence: Evidence, columns: Columns) -> Blend:
 
     the members' stacked regression, drawn half way to plain averaging (equal weights are hard to beat: Clemen 1989, Smith and
     Wallis 2009); plain averaging, or the table over labels alone, if that is better beyond noise; and no member at all, which
-    is the best single target, if nothing is better than that by more than a standard error.
+    is the best single target, if nothing is better than that.
     """
     m = len(columns.targets)
     mean = np.nan_to_num(evidence.mean)
@@ -177,7 +177,7 @@ def _belief(predicted: Array, actual: Array) -> float:
 
 
 def _chosen(evidence: Evidence, columns: Columns, sums: list[Array]) -> tuple[int, float, float]:
-    """Which candidate, what it gains over the last ("no member"), and that gain's standard error, which it must exceed."""
+    """Which candidate, what it gains over the last ("no member"), and that gain's standard error."""
     heights = [_heights(evidence, columns, each) for each in sums]
     chosen, none = 0, heights[-1]
     for place, each in enumerate(heights[1:-1], start=1):
@@ -186,7 +186,7 @@ def _chosen(evidence: Evidence, columns: Columns, sums: list[Array]) -> tuple[in
             chosen = place
     gain = heights[chosen] - none
     error = float(gain[1:].std())
-    if not gain[0] > max(error, EVEN):
+    if not gain[0] > EVEN:
         return len(sums) - 1, 0.0, 0.0
     return chosen, float(gain[0]), error
 
@@ -237,6 +237,6 @@ def _taken(values: Array, choices: NDArray[np.intp]) -> Array:
 def _summary(quality: Mapping[str, float], gain: float, error: float) -> str:
     named = sorted(((w, name) for name, w in quality.items() if w > SMALL), reverse=True)
     if not named:
-        return "nothing beat the best single target on held-out rows by more than a standard error, so it is taken"
+        return "nothing beat the best single target on held-out rows, so it is taken"
     parts = ", ".join(f"{name} {weight:.2f}" for weight, name in named)
     return f"stack of {parts}; {gain:+.4f} ± {error:.4f} against the best single target on held-out rows"
