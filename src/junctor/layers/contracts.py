@@ -40,7 +40,7 @@ class Balancer(nn.Module):
     batch_invariant: ClassVar[bool] = True
 
     def adjust(self, scores: Scores, context: RouteContext) -> Tensor:
-        """Selection scores [T, E]: what the selector ranks by. Detached shifts only: no gradient reaches the scores from here."""
+        """Selection scores [T, E]: what the selector ranks by. The shift is detached: no gradient comes from here."""
         del context
         return scores.probs_TE
 
@@ -66,7 +66,9 @@ class Selector(nn.Module):
 
 
 class Gate(nn.Module):
-    """A scorer, a balancer and a selector under one name. `forward` gives (plan, scores); `loss` and `update` are the balancer's.
+    """A scorer, a balancer and a selector under one name.
+
+    `forward` gives (plan, scores); `loss` and `update` are the balancer's.
 
     causal            all parts are: may be used in an autoregressive model
     batch_invariant   all parts are: a token's route does not depend on what else is in the batch
