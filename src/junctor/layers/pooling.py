@@ -1,0 +1,81 @@
+"""Pooling over sequences, and the arithmetic of scores in fp32: what sequence- and task-level gates are made from.
+
+Shape suffixes: T tokens (flattened over batch and sequence), B sequences, E experts, D model width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from junctor.errors import UserError
+from junctor.layers.contracts import Selector
+from junctor.layers.plan import Plan, RouteContext, Scores
+from junctor.layers.selectors import checked, plan_from_mask, real_T
+
+
+def fp32_linear(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b in fp32, whatever autocast says and whatever the input's type is."""
+    with torch.autocast(x_TD.device.type, enabled=False):
+        return F.linear(x_TD.float(), weight_ED.float(), None if bias_E is None else bias_E.float())
+
+
+class LinearScore(nn.Linear):
+    """A linear map whose product is computed in fp32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits, fp32."""
+        return fp32_linear(input, self.weight, self.bias)
+
+
+def standardised(x_TD: Tensor) -> Tensor:
+    """Layer norm without learned scale or shift, fp32."""
+    return F.layer_norm(x_TD.float(), x_TD.shape[-1:])
+
+
+def sequence_T(context: RouteContext) -> tuple[Tensor, int]:
+    """int64, the sequence of each token, and how many sequences there are; without a shape all tokens are one sequence."""
+    tokens, device = context.x_TD.shape[0], context.x_TD.device
+    if len(context.shape) < 2:
+        return torch.zeros(tokens, dtype=torch.int64, device=device), 1
+    batch, length = context.shape[0], context.shape[1]
+    if batch * length != tokens:
+        raise UserError(f"{tokens} tokens do not fill {context.shape}", field="context.shape", fix="(batch, sequence)")
+    return torch.arange(batch, device=device).repeat_interleave(length), batch
+
+
+def mean_BD(context: RouteContext) -> tuple[Tensor, Tensor]:
+    """Mean of each sequence's real tokens, fp32 (zero where there are none), and the sequence of each token."""
+    seq_T, batch = sequence_T(context)
+    real = real_T(context).float()
+    sums_BD = context.x_TD.new_zeros(batch, context.x_TD.shape[1], dtype=torch.float32)
+    sums_BD = sums_BD.index_add(0, seq_T, torch.where(real[:, None] > 0, context.x_TD.float(), 0.0))
+    count_B = sums_BD.new_zeros(batch).index_add(0, seq_T, real)
+    return sums_BD / count_B.clamp_min(1.0)[:, None], seq_T
+
+
+def task_T(context: RouteContext, tasks: int) -> Tensor:
+    """int64, the task of each token; without task ids there must be one task only."""
+    if context.task_ids_T is None:
+        if tasks == 1:
+            return torch.zeros(context.x_TD.shape[0], dtype=torch.int64, device=context.x_TD.device)
+        raise UserError("this gate routes by task, and no task was given", field="context.task_ids_T", fix=f"0 to {tasks - 1}")
+    ids = context.task_ids_T
+    if ids.shape != (context.x_TD.shape[0],):
+        raise UserError(f"is of shape {tuple(ids.shape)}", field="context.task_ids_T", fix="one id per token")
+    if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= tasks):
+        raise UserError(
+            f"names task {int(ids.max())} or one below zero", field="context.task_ids_T", fix=f"0 to {tasks - 1}"
+        )
+    return ids
+
+
+class All(Selector):
+    """Every expert of positive weight, the probability as its weight: soft routing, for merges and small banks."""
+
+    def forward(self, selection_TE: Tensor, scores: Scores, context: RouteContext) -> Plan:
+        """All edges whose selection score is above zero; padding has none."""
+        checked(selection_TE, scores, context)
+        chosen_TE = (selection_TE.detach() > 0) & real_T(context)[:, None]
+        return plan_from_mask(chosen_TE, scores.probs_TE)
