@@ -1,0 +1,348 @@
+"""Scores of one token from its own vector: linear, cosine, expert attention, hypernetwork, recurrent over depth, mixture.
+
+Shape suffixes: T tokens, E experts, D model width, R router width, M sub-scorers, W hypernetwork width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from junctor.errors import UserError
+from junctor.layers.contracts import Balancer, Gate, Scorer
+from junctor.layers.plan import RouteContext, Scores
+from junctor.layers.selectors import TopK, Weights
+
+TINY = 1e-20
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda logits_TE: logits_TE.softmax(dim=-1),
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+    "softplus": F.softplus,
+}
+
+
+def linear32(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
+    """The product x W' + b in fp32, whatever the parameters are stored in."""
+    return F.linear(x_TD, weight_ED.float(), None if bias_E is None else bias_E.float())
+
+
+def fresh(*shape: int) -> nn.Parameter:
+    """A trainable matrix whose product with a unit-variance input has unit variance."""
+    return nn.Parameter(torch.randn(shape) * shape[-1] ** -0.5)
+
+
+def from_probs(probs_TE: Tensor, state: Tensor | None = None) -> Scores:
+    """Scores of a distribution that has no logits of its own: the logits are its logarithm."""
+    return Scores(probs_TE.clamp_min(TINY).log(), probs_TE, state)
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """The function that makes weights of logits."""
+    if name not in ACTIVATIONS:
+        raise UserError(f"no activation is called {name!r}", field="activation", fix="known: " + ", ".join(ACTIVATIONS))
+    return ACTIVATIONS[name]
+
+
+def positive(value: float, field: str) -> float:
+    """The value if it is above zero."""
+    if not value > 0:
+        raise UserError(f"is {value}", field=field, fix="a number above zero")
+    return float(value)
+
+
+def token_ids(context: RouteContext, vocabulary: int) -> Tensor:
+    """The context's token ids; UserError when there are none, too few, or (on a CPU, where looking is free) unknown ones."""
+    ids_T = context.token_ids_T
+    if ids_T is None or ids_T.shape != context.x_TD.shape[:1]:
+        found = "missing" if ids_T is None else f"of shape {tuple(ids_T.shape)}"
+        raise UserError(f"are {found}", field="token_ids_T", fix=f"give one int64 id per token: {context.x_TD.shape[0]}")
+    if ids_T.device.type == "cpu" and ids_T.numel() and not 0 <= int(ids_T.min()) <= int(ids_T.max()) < vocabulary:
+        raise UserError("name a token outside the vocabulary", field="token_ids_T", fix=f"0 to {vocabulary - 1}")
+    return ids_T
+
+
+def noise_like(like_TE: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal noise from the context's generator, which may live on another device."""
+    device = like_TE.device if generator is None else generator.device
+    return torch.randn(like_TE.shape, generator=generator, device=device).to(like_TE.device)
+
+
+class Float32Scorer(Scorer):
+    """A scorer that sees fp32 input and is not touched by autocast. Subclasses write `score`."""
+
+    def forward(self, context: RouteContext) -> Scores:
+        """Check the input, leave autocast, score."""
+        x_TD = self.checked(context.x_TD)
+        with torch.autocast(x_TD.device.type, enabled=False):
+            return self.score(x_TD.float(), context)
+
+    def score(self, x_TD: Tensor, context: RouteContext) -> Scores:
+        """Scores of fp32 tokens."""
+        raise NotImplementedError
+
+    def checked(self, x_TD: Tensor) -> Tensor:
+        """The tokens if they are [T, D] numbers on the scorer's device."""
+        if x_TD.dim() != 2 or x_TD.shape[1] != self.d_model or not x_TD.is_floating_point():
+            raise UserError(
+                f"is {tuple(x_TD.shape)} {x_TD.dtype}", field="x_TD", fix=f"flatten to (tokens, {self.d_model}) floating point"
+            )
+        home = next(chain(self.parameters(), self.buffers()), None)
+        if home is not None and home.device != x_TD.device:
+            raise UserError(
+                f"lies on {x_TD.device}, the gate on {home.device}", field="x_TD", fix="move one to the other's device"
+            )
+        return x_TD
+
+
+class LinearScorer(Float32Scorer):
+    """z = (x W' + b) / temperature (+ noise · N(0, 1) in training), p = activation(z). The baseline of everything.
+
+    weight_ED  trainable;  bias_E  trainable, off by default
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        experts: int,
+        activation_name: str = "softmax",
+        *,
+        bias: bool = False,
+        temperature: float = 1.0,
+        noise: float = 0.0,
+    ) -> None:
+        super().__init__(d_model, experts)
+        self.activate = activation(activation_name)
+        self.temperature, self.noise = positive(temperature, "temperature"), noise
+        self.weight_ED = fresh(experts, d_model)
+        self.bias_E = nn.Parameter(torch.zeros(experts)) if bias else None
+
+    def score(self, x_TD: Tensor, context: RouteContext) -> Scores:
+        """One matrix product."""
+        logits_TE = linear32(x_TD, self.weight_ED, self.bias_E)
+        if self.temperature != 1.0:
+            logits_TE = logits_TE / self.temperature
+        if self.noise and context.training:
+            logits_TE = logits_TE + self.noise * noise_like(logits_TE, context.generator)
+        return Scores(logits_TE, self.activate(logits_TE))
+
+
+class CosineScorer(Float32Scorer):
+    """z_e = s cos(P x, w_e), p = softmax(z): routing on direction alone (Chi et al., X-MoE, 2022, section 3.2; also tutel).
+
+    P_RD        projection to R dimensions, or none when width is 0
+    weight_ER   prototypes;  scale = exp(log_scale), trainable, held under `most`. A zero vector scores 0 everywhere
+    Unverified: the clamp of the scale (100) is tutel's, and X-MoE's own temperature schedule was not read.
+    """
+
+    def __init__(self, d_model: int, experts: int, width: int = 0, scale: float = 10.0, most: float = 100.0) -> None:
+        super().__init__(d_model, experts)
+        self.project_RD = fresh(width, d_model) if width else None
+        self.weight_ER = fresh(experts, width or d_model)
+        self.log_scale = nn.Parameter(torch.tensor(positive(scale, "scale")).log())
+        self.log_most = torch.tensor(positive(most, "most")).log().item()
+
+    def score(self, x_TD: Tensor, context: RouteContext) -> Scores:
+        """Cosine with every prototype."""
+        del context
+        x_TR = x_TD if self.project_RD is None else linear32(x_TD, self.project_RD)
+        cosine_TE = F.normalize(x_TR, dim=1) @ F.normalize(self.weight_ER.float(), dim=1).t()
+        logits_TE = cosine_TE * self.log_scale.float().clamp(max=self.log_most).exp()
+        return Scores(logits_TE, logits_TE.softmax(dim=-1))
+
+
+class ExpertAttentionScorer(Float32Scorer):
+    """q, k, v = x Wq', x Wk', x Wv' in R^E; A = row-softmax(q k') of E x E, no 1/sqrt scale; z = A v; p = softmax(z).
+
+    Source: Yuan 2.0-M32 (Wu et al., 2024), released model code. Costs 3 D E + E² per token and T E² memory: the E² is the
+    method, so at E = 64 it is no cheap gate.
+    qkv_3ED  trainable, stacked
+    """
+
+    def __init__(self, d_model: int, experts: int) -> None:
+        super().__init__(d_model, experts)
+        self.qkv_3ED = nn.Parameter(torch.randn(3, experts, d_model) * d_model**-0.5)
+
+    def score(self, x_TD: Tensor, context: RouteContext) -> Scores:
+        """Attention of experts to experts, one token at a time."""
+        del context
+        query_TE, key_TE, value_TE = linear32(x_TD, self.qkv_3ED.flatten(0, 1)).chunk(3, dim=1)
+        mix_TEE = (query_TE[:, :, None] * key_TE[:, None, :]).softmax(dim=-1)
+        logits_TE = (mix_TEE @ value_TE[:, :, None]).squeeze(-1)
+        return Scores(logits_TE, logits_TE.softmax(dim=-1))
+
+
+class HyperScorer(Float32Scorer):
+    """[W | b] = H(e), z = x W' + b; e in R^D is trained, H = Linear(D, 256), ReLU, Linear(256, E (D + 1)) is not.
+
+    Source: HyperRouter (Do et al., 2023), released `custom_gate.py`. There H is an ordinary submodule, so unless the trainer
+    freezes it, it is trained too; here H lives in buffers and no optimiser can reach it. `frozen=False` is the released form.
+    """
+
+    def __init__(self, d_model: int, experts: int, width: int = 256, *, frozen: bool = True) -> None:
+        super().__init__(d_model, experts)
+        self.embedding_D = nn.Parameter(torch.randn(d_model))
+        parts = {"first_WD": (width, d_model), "second_NW": (experts * (d_model + 1), width)}
+        for name, (rows, columns) in parts.items():
+            bound = columns**-0.5
+            self._keep(name, torch.empty(rows, columns).uniform_(-bound, bound), frozen)
+            self._keep(name + "_bias", torch.empty(rows).uniform_(-bound, bound), frozen)
+
+    def _keep(self, name: str, value: Tensor, frozen: bool) -> None:
+        if frozen:
+            self.register_buffer(name, value)
+        else:
+            self.register_parameter(name, nn.Parameter(value))
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """W [E, D] and b [E] that the hypernetwork makes now."""
+        hidden_W = linear32(self.embedding_D.float(), self.first_WD, self.first_WD_bias).relu()
+        both_EN = linear32(hidden_W, self.second_NW, self.second_NW_bias).view(self.experts, self.d_model + 1)
+        return both_EN[:, :-1], both_EN[:, -1]
+
+    def score(self, x_TD: Tensor, context: RouteContext) -> Scores:
+        """A linear score with made weights."""
+        del context
+        weight_ED, bias_E = self.weights()
+        logits_TE = F.linear(x_TD, weight_ED, bias_E)
+        return Scores(logits_TE, logits_TE.softmax(dim=-1))
+
+
+class DepthCell(nn.Module):
+    """The GRU that all layers of a recurrent gate share; gates, in rows: reset, update, new (torch's order)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.input_3RR, self.state_3RR = fresh(3 * width, width), fresh(3 * width, width)
+        self.input_bias, self.state_bias = nn.Parameter(torch.zeros(3 * width)), nn.Parameter(torch.zeros(3 * width))
+
+    def forward(self, input_TR: Tensor, state_TR: Tensor) -> Tensor:
+        """The next state, in fp32."""
+        reset, update, new = linear32(input_TR, self.input_3RR, self.input_bias).chunk(3, dim=1)
+        reset_s, update_s, new_s = linear32(state_TR, self.state_3RR, self.state_bias).chunk(3, dim=1)
+        fresh_TR = torch.tanh(new + torch.sigmoid(reset + reset_s) * new_s)
+        keep_TR = torch.sigmoid(update + update_s)
+        return fresh_TR + keep_TR * (state_TR - fresh_TR)
+
+
+class RecurrentScorer(Float32Scorer):
+    """u = P_l x, h_l = GRU(u, h_{l-1}), z = W_l h_l: the recurrence runs over depth, not time, so token order is irrelevant.
+
+    Source: RMoE (Qiu et al., 2024), released code. One GRU for all layers: pass the same `cell` to every layer's gate.
+    h_l is the Scores.state that the next layer's context must carry; the first layer starts from zeros; never detached.
+    """
+
+    def __init__(self, d_model: int, experts: int, cell: DepthCell) -> None:
+        super().__init__(d_model, experts)
+        self.cell = cell
+        self.project_RD, self.weight_ER = fresh(cell.width, d_model), fresh(experts, cell.width)
+
+    def score(self, x_TD: Tensor, context: RouteContext) -> Scores:
+        """One step of the GRU, then a linear score."""
+        before_TR = context.state
+        if before_TR is None:
+            before_TR = x_TD.new_zeros(x_TD.shape[0], self.cell.width)
+        if before_TR.shape != (x_TD.shape[0], self.cell.width):
+            raise UserError(
+                f"is {tuple(before_TR.shape)}",
+                field="context.state",
+                fix=f"the previous layer's Scores.state, {(x_TD.shape[0], self.cell.width)}",
+            )
+        state_TR = self.cell(linear32(x_TD, self.project_RD), before_TR.float())
+        logits_TE = linear32(state_TR, self.weight_ER)
+        return Scores(logits_TE, logits_TE.softmax(dim=-1), state_TR)
+
+
+class MixtureScorer(Float32Scorer):
+    """p = sum_m a_m softmax(W_m x), a = softmax(W_0 x): M sub-scorers under a main one.
+
+    Source: Mixture of Routers (for LoRA experts), abstract only; that the mixture is of probabilities and not of logits, and
+    that top-k follows it, is unverified.
+    main_MD, weight_MED  trainable
+    """
+
+    def __init__(self, d_model: int, experts: int, routers: int = 4) -> None:
+        super().__init__(d_model, experts)
+        if routers < 1:
+            raise UserError(f"is {routers}", field="routers", fix="at least 1 sub-scorer")
+        self.routers = routers
+        self.main_MD = fresh(routers, d_model)
+        self.weight_MED = fresh(routers, experts, d_model)
+
+    def score(self, x_TD: Tensor, context: RouteContext) -> Scores:
+        """Mix the sub-scorers' distributions."""
+        del context
+        each_TME = linear32(x_TD, self.weight_MED.flatten(0, 1)).unflatten(1, (self.routers, self.experts)).softmax(dim=-1)
+        main_TM = linear32(x_TD, self.main_MD).softmax(dim=-1)
+        return from_probs((main_TM[:, None, :] @ each_TME).squeeze(1))
+
+
+def top_k_gate(
+    scorer: Scorer, k: int, weights: Weights | None = None, scale: float = 1.0, balancer: Balancer | None = None
+) -> Gate:
+    """The gate of a scorer under top-k. Weights: renormalised over the chosen (the same as a softmax over the chosen logits
+    where the scores are a softmax), but plain for k = 1, where renormalising would leave no gradient.
+    """  # fmt: skip
+    if k > scorer.experts:
+        raise UserError(f"cannot choose {k} of {scorer.experts} experts", field="k", fix=f"1 to {scorer.experts}")
+    return Gate(scorer, TopK(k, weights or ("plain" if k == 1 else "renormalised"), scale), balancer)
+
+
+def linear(
+    d_model: int,
+    experts: int,
+    k: int = 2,
+    *,
+    scores: str = "softmax",
+    bias: bool = False,
+    temperature: float = 1.0,
+    noise: float = 0.0,
+    weights: Weights | None = None,
+    scale: float = 1.0,
+    balancer: Balancer | None = None,
+) -> Gate:
+    """The plain gate: linear scores, top-k."""
+    scorer = LinearScorer(d_model, experts, scores, bias=bias, temperature=temperature, noise=noise)
+    return top_k_gate(scorer, k, weights, scale, balancer)
+
+
+def cosine(
+    d_model: int, experts: int, k: int = 2, *, width: int = 0, scale: float = 10.0, balancer: Balancer | None = None
+) -> Gate:
+    """Top-k of the cosine with learned prototypes."""
+    return top_k_gate(CosineScorer(d_model, experts, width, scale), k, balancer=balancer)
+
+
+def yuan2(d_model: int, experts: int, k: int = 2, *, balancer: Balancer | None = None) -> Gate:
+    """Yuan 2.0-M32's attention over experts, top-k, softmax over the chosen."""
+    return top_k_gate(ExpertAttentionScorer(d_model, experts), k, balancer=balancer)
+
+
+def hyperrouter(
+    d_model: int, experts: int, k: int = 2, *, width: int = 256, frozen: bool = True, balancer: Balancer | None = None
+) -> Gate:
+    """HyperRouter: top-k of z, softmax over the k."""
+    return top_k_gate(HyperScorer(d_model, experts, width, frozen=frozen), k, balancer=balancer)
+
+
+def rmoe(
+    d_model: int,
+    experts: int,
+    k: int = 2,
+    *,
+    width: int = 128,
+    cell: DepthCell | None = None,
+    balancer: Balancer | None = None,
+) -> Gate:
+    """RMoE: the layer-recurrent gate; pass one `cell` to all layers, and each layer's Scores.state to the next context."""
+    return top_k_gate(RecurrentScorer(d_model, experts, cell or DepthCell(width)), k, balancer=balancer)
+
+
+def mor(d_model: int, experts: int, k: int = 2, *, routers: int = 4, balancer: Balancer | None = None) -> Gate:
+    """Mixture of Routers, top-k of the mixed distribution."""
+    return top_k_gate(MixtureScorer(d_model, experts, routers), k, balancer=balancer)
