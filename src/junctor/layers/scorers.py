@@ -5,30 +5,25 @@ Shape suffixes: T tokens, E experts, D model width, R router width, M sub-scorer
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from junctor.errors import UserError
-from junctor.layers.contracts import Balancer, Gate, Scorer
+from junctor.layers.balancing import LossBalancer
+from junctor.layers.contracts import Gate, Scorer
+from junctor.layers.linear import Activation, LinearScorer, activate, fp32_logits
 from junctor.layers.plan import RouteContext, Scores
-from junctor.layers.selectors import TopK, Weights
+from junctor.layers.selectors import TopK, Weights, check_k
 
 TINY = 1e-20
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "softmax": lambda logits_TE: logits_TE.softmax(dim=-1),
-    "sigmoid": torch.sigmoid,
-    "relu": torch.relu,
-    "softplus": F.softplus,
-}
 
 
 def linear32(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
     """The product x W' + b in fp32, whatever the parameters are stored in."""
-    return F.linear(x_TD, weight_ED.float(), None if bias_E is None else bias_E.float())
+    return functional.linear(x_TD, weight_ED.float(), None if bias_E is None else bias_E.float())
 
 
 def fresh(*shape: int) -> nn.Parameter:
@@ -39,13 +34,6 @@ def fresh(*shape: int) -> nn.Parameter:
 def from_probs(probs_TE: Tensor, state: Tensor | None = None) -> Scores:
     """Scores of a distribution that has no logits of its own: the logits are its logarithm."""
     return Scores(probs_TE.clamp_min(TINY).log(), probs_TE, state)
-
-
-def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The function that makes weights of logits."""
-    if name not in ACTIVATIONS:
-        raise UserError(f"no activation is called {name!r}", field="activation", fix="known: " + ", ".join(ACTIVATIONS))
-    return ACTIVATIONS[name]
 
 
 def positive(value: float, field: str) -> float:
@@ -99,36 +87,32 @@ class Float32Scorer(Scorer):
         return x_TD
 
 
-class LinearScorer(Float32Scorer):
-    """z = (x W' + b) / temperature (+ noise · N(0, 1) in training), p = activation(z). The baseline of everything.
+class TemperedLinearScorer(LinearScorer):
+    """z = (x W' + b) / temperature (+ noise · N(0, 1) in training), p = activation(z).
 
-    weight_ED  trainable;  bias_E  trainable, off by default
+    bias_E  trainable, or None.  Noisy top-k with a learned noise scale (Shazeer et al., 2017) is another thing.
     """
 
     def __init__(
         self,
         d_model: int,
         experts: int,
-        activation_name: str = "softmax",
+        activation: Activation = "softmax",
         *,
         bias: bool = False,
         temperature: float = 1.0,
         noise: float = 0.0,
     ) -> None:
-        super().__init__(d_model, experts)
-        self.activate = activation(activation_name)
+        super().__init__(d_model, experts, activation)
         self.temperature, self.noise = positive(temperature, "temperature"), noise
-        self.weight_ED = fresh(experts, d_model)
         self.bias_E = nn.Parameter(torch.zeros(experts)) if bias else None
 
-    def score(self, x_TD: Tensor, context: RouteContext) -> Scores:
-        """One matrix product."""
-        logits_TE = linear32(x_TD, self.weight_ED, self.bias_E)
-        if self.temperature != 1.0:
-            logits_TE = logits_TE / self.temperature
+    def forward(self, context: RouteContext) -> Scores:
+        """One matrix product, then temperature and noise."""
+        logits_TE = fp32_logits(context.x_TD, self.weight_ED, self.bias_E) / self.temperature
         if self.noise and context.training:
             logits_TE = logits_TE + self.noise * noise_like(logits_TE, context.generator)
-        return Scores(logits_TE, self.activate(logits_TE))
+        return Scores(logits_TE, activate(logits_TE, self.activation))
 
 
 class CosineScorer(Float32Scorer):
@@ -150,7 +134,7 @@ class CosineScorer(Float32Scorer):
         """Cosine with every prototype."""
         del context
         x_TR = x_TD if self.project_RD is None else linear32(x_TD, self.project_RD)
-        cosine_TE = F.normalize(x_TR, dim=1) @ F.normalize(self.weight_ER.float(), dim=1).t()
+        cosine_TE = functional.normalize(x_TR, dim=1) @ functional.normalize(self.weight_ER.float(), dim=1).t()
         logits_TE = cosine_TE * self.log_scale.float().clamp(max=self.log_most).exp()
         return Scores(logits_TE, logits_TE.softmax(dim=-1))
 
@@ -208,7 +192,7 @@ class HyperScorer(Float32Scorer):
         """A linear score with made weights."""
         del context
         weight_ED, bias_E = self.weights()
-        logits_TE = F.linear(x_TD, weight_ED, bias_E)
+        logits_TE = functional.linear(x_TD, weight_ED, bias_E)
         return Scores(logits_TE, logits_TE.softmax(dim=-1))
 
 
@@ -282,15 +266,14 @@ class MixtureScorer(Float32Scorer):
         return from_probs((main_TM[:, None, :] @ each_TME).squeeze(1))
 
 
-def top_k_gate(
-    scorer: Scorer, k: int, weights: Weights | None = None, scale: float = 1.0, balancer: Balancer | None = None
-) -> Gate:
-    """The gate of a scorer under top-k. Weights: renormalised over the chosen (the same as a softmax over the chosen logits
-    where the scores are a softmax), but plain for k = 1, where renormalising would leave no gradient.
-    """  # fmt: skip
-    if k > scorer.experts:
-        raise UserError(f"cannot choose {k} of {scorer.experts} experts", field="k", fix=f"1 to {scorer.experts}")
-    return Gate(scorer, TopK(k, weights or ("plain" if k == 1 else "renormalised"), scale), balancer)
+def top_k_gate(scorer: Scorer, k: int, weights: Weights | None = None, scale: float = 1.0, switch: float = 0.01) -> Gate:
+    """The gate of a scorer under top-k, with the Switch loss at weight `switch`.
+
+    Weights: renormalised over the chosen, which for a softmax is the softmax over the chosen logits; but plain for k = 1,
+    where renormalising would leave no gradient.
+    """
+    chosen: Weights = weights or ("plain" if k == 1 else "renormalised")
+    return Gate(scorer, TopK(check_k(k, scorer.experts), chosen, scale), LossBalancer(switch=switch))
 
 
 def linear(
@@ -298,36 +281,32 @@ def linear(
     experts: int,
     k: int = 2,
     *,
-    scores: str = "softmax",
+    activation: Activation = "softmax",
     bias: bool = False,
     temperature: float = 1.0,
     noise: float = 0.0,
     weights: Weights | None = None,
     scale: float = 1.0,
-    balancer: Balancer | None = None,
+    switch: float = 0.01,
 ) -> Gate:
     """The plain gate: linear scores, top-k."""
-    scorer = LinearScorer(d_model, experts, scores, bias=bias, temperature=temperature, noise=noise)
-    return top_k_gate(scorer, k, weights, scale, balancer)
+    scorer = TemperedLinearScorer(d_model, experts, activation, bias=bias, temperature=temperature, noise=noise)
+    return top_k_gate(scorer, k, weights, scale, switch)
 
 
-def cosine(
-    d_model: int, experts: int, k: int = 2, *, width: int = 0, scale: float = 10.0, balancer: Balancer | None = None
-) -> Gate:
+def cosine(d_model: int, experts: int, k: int = 2, *, width: int = 0, scale: float = 10.0, switch: float = 0.01) -> Gate:
     """Top-k of the cosine with learned prototypes."""
-    return top_k_gate(CosineScorer(d_model, experts, width, scale), k, balancer=balancer)
+    return top_k_gate(CosineScorer(d_model, experts, width, scale), k, switch=switch)
 
 
-def yuan2(d_model: int, experts: int, k: int = 2, *, balancer: Balancer | None = None) -> Gate:
+def yuan2(d_model: int, experts: int, k: int = 2, *, switch: float = 0.01) -> Gate:
     """Yuan 2.0-M32's attention over experts, top-k, softmax over the chosen."""
-    return top_k_gate(ExpertAttentionScorer(d_model, experts), k, balancer=balancer)
+    return top_k_gate(ExpertAttentionScorer(d_model, experts), k, switch=switch)
 
 
-def hyperrouter(
-    d_model: int, experts: int, k: int = 2, *, width: int = 256, frozen: bool = True, balancer: Balancer | None = None
-) -> Gate:
+def hyperrouter(d_model: int, experts: int, k: int = 2, *, width: int = 256, frozen: bool = True, switch: float = 0.01) -> Gate:
     """HyperRouter: top-k of z, softmax over the k."""
-    return top_k_gate(HyperScorer(d_model, experts, width, frozen=frozen), k, balancer=balancer)
+    return top_k_gate(HyperScorer(d_model, experts, width, frozen=frozen), k, switch=switch)
 
 
 def rmoe(
@@ -337,12 +316,12 @@ def rmoe(
     *,
     width: int = 128,
     cell: DepthCell | None = None,
-    balancer: Balancer | None = None,
+    switch: float = 0.01,
 ) -> Gate:
     """RMoE: the layer-recurrent gate; pass one `cell` to all layers, and each layer's Scores.state to the next context."""
-    return top_k_gate(RecurrentScorer(d_model, experts, cell or DepthCell(width)), k, balancer=balancer)
+    return top_k_gate(RecurrentScorer(d_model, experts, cell or DepthCell(width)), k, switch=switch)
 
 
-def mor(d_model: int, experts: int, k: int = 2, *, routers: int = 4, balancer: Balancer | None = None) -> Gate:
+def mor(d_model: int, experts: int, k: int = 2, *, routers: int = 4, switch: float = 0.01) -> Gate:
     """Mixture of Routers, top-k of the mixed distribution."""
-    return top_k_gate(MixtureScorer(d_model, experts, routers), k, balancer=balancer)
+    return top_k_gate(MixtureScorer(d_model, experts, routers), k, switch=switch)
