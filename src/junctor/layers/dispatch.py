@@ -1,4 +1,4 @@
-"""From a plan to outputs: y_t = sum over the edges (t, e) of the plan of w_te * f_e(x_t). Four backends behind one switch, all exact.
+"""From a plan to outputs: y_t = sum over the edges (t, e) of the plan of w_te * f_e(x_t). Four exact backends, one switch.
 
 Shape suffixes: T tokens, N edges sorted by expert, R edges of one expert, D model width, O output width, E experts.
 
@@ -8,11 +8,11 @@ Shape suffixes: T tokens, N edges sorted by expert, R edges of one expert, D mod
     fused        junctor.layers.fused: one autograd function over kept buffers
     auto         the fastest of the last three that runs here, measured at the first call of a kind and kept
 
-No backend pads and none drops: an edge in the plan is computed, and edges that a capacity refused are in `Plan.dropped`. Products
-run in the autocast type when autocast is on.
+No backend pads and none drops: an edge in the plan is computed, and edges that a capacity refused are in `Plan.dropped`.
+Products run in the autocast type when autocast is on.
 
-Two traps of the grouped product are closed here: rows beyond the last offset get uninitialised gradients (so the counts must sum
-to N), and its backward fails on gradients with stride 0 (so gradients are made contiguous).
+Two traps of the grouped product are closed here: rows beyond the last offset get uninitialised gradients (so the counts must
+sum to N), and its backward fails on gradients with stride 0 (so gradients are made contiguous).
 """
 
 from __future__ import annotations
@@ -67,11 +67,13 @@ class _Contiguous(torch.autograd.Function):
     """Identity whose gradient is contiguous."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(_ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        """The input."""
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        """The gradient, laid out anew when it has to be."""
         return grad.contiguous()
 
 
@@ -123,7 +125,7 @@ def why_not_grouped(x_TD: Tensor, stack: Stack) -> str:
 
 
 def chosen() -> dict[tuple[object, ...], str]:
-    """What "auto" measured to be fastest so far, by (experts, D, H, O, kind, bias, type, device, size of the batch, gradients)."""
+    """What "auto" found fastest so far, by (experts, D, I, H, O, kind, bias, type, device, size of the batch, gradients)."""
     return dict(_CHOSEN)
 
 
@@ -133,7 +135,7 @@ def forget() -> None:
 
 
 def choose(bank: ExpertBank, plan: Plan, counts: list[int], x_TD: Tensor, stack: Stack) -> str:
-    """The fastest backend for calls like this one; measured once, on this very call's data, gradients apart from the model's."""
+    """The fastest backend for calls like this one; measured once, on this call's data, apart from the model's gradients."""
     training = torch.is_grad_enabled()
     size = plan.edges.bit_length() // 2
     key = (*stack[0].shape, *stack[1].shape[1:], bank.kind, stack[2] is not None, x_TD.dtype, x_TD.device, size, training)

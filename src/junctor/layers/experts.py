@@ -10,8 +10,8 @@ Every kind is the same three steps, so that each dispatch backend is written onc
     a_RH = act(h_RI[:, :H]) * h_RI[:, H:] glu
     y_RO = a_RH @ w_out_HO (+ b_out_O)    lora: times alpha / r
 
-Pseudo-experts come after the real ones and hold no weights: first `zero` experts (no output), then `identity` experts (the token
-itself). Stacked parameters are never indexed per expert: the backward of `w[e]` writes a zero tensor of the size of the whole
+Pseudo-experts come after the real ones and hold no weights: first `zero` experts (no output), then `identity` experts (the
+token itself). Stacked parameters are never indexed per expert: the backward of `w[e]` writes a zero tensor of the size of the whole
 stack for each expert, O(E²) in time; `unbind` writes it once.
 """
 
@@ -62,7 +62,7 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda h, into: torch.clamp_min(h, 0, out=into),
         lambda grad, h, into: _ATEN.threshold_backward.grad_input(grad, h, 0, grad_input=into),
     ),
-    "identity": Activation(lambda h: h, lambda h, into: into.copy_(h), lambda grad, h, into: into.copy_(grad)),
+    "identity": Activation(lambda h: h, lambda h, into: into.copy_(h), lambda grad, _h, into: into.copy_(grad)),
 }
 
 KINDS = {"ffn": ("gelu", False), "glu": ("silu", True), "lora": ("identity", False)}
@@ -169,7 +169,7 @@ class ExpertBank(nn.Module):
         return self.act.plain(gate_RH) * up_RH
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        """Outputs of all real experts for all tokens, [E, T, O]: for merging, distilling and tests; routing uses a dispatcher."""
+        """Outputs of all real experts for all tokens, [E, T, O]: for distilling and tests; routing uses a dispatcher."""
         h_ETI = torch.einsum("td,edi->eti", x_TD, self.w_in_EDI)
         if self.b_in_EI is not None:
             h_ETI = h_ETI + self.b_in_EI[:, None]

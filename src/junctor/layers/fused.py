@@ -5,8 +5,8 @@ width, E experts.
 
 What it saves over the composed form: one pass over each expert's rows (its intermediate results stay in cache), no stacking of
 per-expert results, a weighted gather-sum instead of index_add (`embedding_bag` over the edges in token order), and gradients of
-the stacked weights written in place, expert by expert, into buffers that are used again once nobody holds them: a new 33 MB tensor
-costs more in page faults than the products that fill it. No duplicate of the expert outputs is kept for the gradient of the
+the stacked weights written in place, expert by expert, into buffers that are used again once nobody holds them: a new 33 MB
+tensor costs more in page faults than the products that fill it. No duplicate of the expert outputs is kept for the gradient of the
 weights: with g = (dy W_outᵀ), <dy, a W_out> = <g, a>.
 
     forward   h = x[token] W_in + b_in,  a = mid(h),  o = a W_out + b_out,  y_t = sum over edges of t of w_n o_n
@@ -120,7 +120,7 @@ def _middle(bank: ExpertBank, h_RI: Tensor, a_RH: Tensor) -> None:
 
 
 def _middle_back(bank: ExpertBank, ga_RH: Tensor, h_RI: Tensor, dh_RI: Tensor) -> None:
-    """dh from the gradient of a."""
+    """From the gradient of a to that of h."""
     if not bank.glu:
         bank.act.back(ga_RH, h_RI, dh_RI)
         return
@@ -153,6 +153,7 @@ class FusedExperts(torch.autograd.Function):
         edges: Edges,
         buffers: Buffers,
     ) -> Tensor:
+        """Outputs; rows and both middle results are kept for the gradient."""
         n = edges.token_N.shape[0]
         x_ND = torch.index_select(x_TD, 0, edges.token_N)
         h_NI = buffers.take("h", x_TD, (n, w_in.shape[2]))
