@@ -92,7 +92,7 @@ def test_adapted_linear_keeps_the_frozen_layer_and_trains_bank_and_gate():
     torch.testing.assert_close(layer(x), layer.linear(x))
     stir(layer.bank)
     layer(x).square().sum().backward()
-    assert layer.linear.weight.grad is None and layer.gate.scorer.weight.weight.grad.abs().max() > 0
+    assert layer.linear.weight.grad is None and layer.gate.scorer.weight_ED.grad.abs().max() > 0
     with pytest.raises(UserError):
         AdaptedLinear(nn.Linear(D, O), LoraBank(D, O, E, R))(x)
     with pytest.raises(UserError):

@@ -15,8 +15,9 @@ from torch.func import functional_call, vmap
 
 from junctor.errors import UserError
 from junctor.layers.contracts import Gate, Scorer
+from junctor.layers.linear import LinearScorer, fp32_logits
 from junctor.layers.plan import Plan, RouteContext, Scores
-from junctor.layers.pooling import All, LinearScore, fp32_linear, mean_BD, standardised
+from junctor.layers.pooling import All, mean_BD, standardised
 
 
 class SmearScorer(Scorer):
@@ -35,7 +36,7 @@ class SmearScorer(Scorer):
     def forward(self, context: RouteContext) -> Scores:
         """Scores of each token's example."""
         x_BD, seq_T = mean_BD(context)
-        logits_BE = fp32_linear(standardised(x_BD), standardised(self.prototype_ED)) / math.sqrt(self.d_model)
+        logits_BE = fp32_logits(standardised(x_BD), standardised(self.prototype_ED)) / math.sqrt(self.d_model)
         logits_TE = logits_BE[seq_T]
         return Scores(logits_TE, logits_TE.softmax(-1))
 
@@ -151,27 +152,12 @@ def predicted_gain(divergence_percent: float, constants: Literal["abstract", "re
     return GAIN_SLOPE * divergence_percent + GAIN_OFFSETS[constants]
 
 
-class LinearSoftScorer(Scorer):
-    """p = softmax(W x), no bias."""
-
-    def __init__(self, d_model: int, experts: int) -> None:
-        super().__init__(d_model, experts)
-        self.weight = LinearScore(d_model, experts, bias=False)
-
-    def forward(self, context: RouteContext) -> Scores:
-        """Scores of each token alone."""
-        logits_TE: Tensor = self.weight(context.x_TD)
-        return Scores(logits_TE, logits_TE.softmax(-1))
-
-
 def kalavai(d_model: int, experts: int) -> Gate:
     """The gate of KALAVAI: one linear map without bias, soft over all specialists, trained last (500 steps). Use `Fused`.
 
     All specialists run: sending a token to the likeliest alone lost 21.1 per cent in the authors' runs. Source: readme and code.
     """
-    gate = Gate(LinearSoftScorer(d_model, experts), All())
-    nn.init.zeros_(gate.scorer.weight.weight)  # type: ignore[union-attr,arg-type]
-    return gate
+    return Gate(LinearScorer(d_model, experts, std=0.0), All())
 
 
 class Fused(nn.Module):

@@ -11,14 +11,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from junctor.errors import UserError
 from junctor.layers.contracts import Selector
+from junctor.layers.linear import fp32_logits
 from junctor.layers.plan import Plan, RouteContext, Scores
 from junctor.layers.selectors import checked, plan_from_mask, real_T
-
-
-def fp32_linear(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b in fp32, whatever autocast says and whatever the input's type is."""
-    with torch.autocast(x_TD.device.type, enabled=False):
-        return F.linear(x_TD.float(), weight_ED.float(), None if bias_E is None else bias_E.float())
 
 
 class LinearScore(nn.Linear):
@@ -26,7 +21,7 @@ class LinearScore(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Logits, fp32."""
-        return fp32_linear(input, self.weight, self.bias)
+        return fp32_logits(input, self.weight, self.bias)
 
 
 def standardised(x_TD: Tensor) -> Tensor:
