@@ -41,7 +41,7 @@ class ReluNormScorer(Scorer):
 
 
 class Positive(Selector):
-    """Every expert whose logit is above zero: 0 to E per token; weights are the scorer's, differentiable wherever an edge is."""
+    """Every expert whose logit is above zero: 0 to E per token; weights are the scorer's, with a gradient."""
 
     def forward(self, selection_TE: Tensor, scores: Scores, context: RouteContext) -> Plan:
         """Edges where z > 0 and the token is not padding."""
@@ -81,7 +81,7 @@ def chunk_loss(scores: Scores, context: RouteContext, chunk: int = 8) -> Tensor:
 
 
 class ChunkSparsity(Balancer):
-    """The locality and chunk losses, weighted; [U] the paper lets the weight follow a schedule: set it from the training loop."""
+    """The locality and chunk losses, weighted; [U] the paper schedules the weight: set it from the training loop."""
 
     def __init__(self, locality: float, chunk: float, size: int) -> None:
         super().__init__()

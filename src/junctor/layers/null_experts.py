@@ -48,7 +48,7 @@ class NullTopK(Selector):
 class NullSwitchLoss(Balancer):
     """Switch loss over E + n experts in which each null's load is the nulls' average: they need not be even among themselves.
 
-    M * sum_m f_m P_m with f_m = c_m / N for real ones and f_m = (nulls / n) / N for each null, N all choices (real and null). The
+    M * sum_m f_m P_m with f_m = c_m / N for real ones and f_m = (nulls / n) / N for each null, N all choices. The
     released code averages along the wrong axis, which changes nothing when k <= E; this is the paper's form.
     """
 

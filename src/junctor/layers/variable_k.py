@@ -127,8 +127,8 @@ def depth_schedule(name: str, layers: int, least: int, most: int) -> list[int]:
 def da_moe(d_model: int, experts: int, *, least: int = 1, most: int | None = None, switch: float = 1e-2) -> Gate:
     """`da-moe`: the more attention a token receives, the more experts it gets.
 
-    Source: DA-MoE, dynamic expert allocation (abstract only). [U] the map from importance to K_t, that importance is the mean over
-    heads, the balance loss. Needs `context.attention_TT`.
+    Source: DA-MoE, dynamic expert allocation (abstract only). [U] the map from importance to K_t, that importance is the
+    mean over heads, the balance loss. Needs `context.attention_TT`.
     """
     check_k(most or 1, experts, field="most")
     return Gate(LinearScorer(d_model, experts), AttentionK(least, most or min(4, experts)), LossBalancer(switch=switch))
