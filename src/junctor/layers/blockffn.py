@@ -73,10 +73,10 @@ def chunk_loss(scores: Scores, context: RouteContext, chunk: int = 8) -> Tensor:
     active_TE = scores.logits_TE.relu()
     share_TE = active_TE / active_TE.sum(dim=1, keepdim=True).clamp_min(_TINY)
     share_TE = share_TE * real_T(context)[:, None]
-    idle_BSE = torch.log1p(-share_TE.clamp_max(1.0 - _TINY)).reshape(groups, size, -1)
+    idle_BSE = torch.log1p(-share_TE.clamp_max(1.0 - _TINY)).reshape(groups, size, active_TE.shape[1])
     short = -size % chunk
     padded_BSE = functional.pad(idle_BSE, (0, 0, 0, short))
-    idle_BCE = padded_BSE.reshape(groups, (size + short) // chunk, chunk, -1).sum(dim=2).exp()
+    idle_BCE = padded_BSE.reshape(groups, (size + short) // chunk, chunk, active_TE.shape[1]).sum(dim=2).exp()
     return 1.0 - idle_BCE.mean() if idle_BCE.numel() else scores.logits_TE.sum() * 0.0
 
 

@@ -136,7 +136,7 @@ class PatchChoice(ExpertChoicePerSequence):
         """Softmax of the logits over the patches that an expert takes from an image; zero elsewhere."""
         groups, size = grouped_shape(context, self.per)
         logits_TE = scores.logits_TE.masked_fill(~chosen_TE, -1e30)
-        weight_BSE = logits_TE.reshape(groups, size, -1).softmax(dim=1)
+        weight_BSE = logits_TE.reshape(groups, size, logits_TE.shape[1]).softmax(dim=1)
         return weight_BSE.reshape(logits_TE.shape)
 
 

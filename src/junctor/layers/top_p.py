@@ -90,7 +90,7 @@ class TopP(Selector):
         return plan_from_indices(ranked_TK.indices, weight_TK, experts, keep_TK)
 
 
-class EntropyHybrid(TopP):
+class SoftOrTopP(TopP):
     """Undecided tokens use all experts, the others top-p: by the Tsallis entropy S_q of the token's probabilities.
 
     threshold  H: S_q > H * (its greatest value) routes softly to every expert
@@ -144,5 +144,5 @@ def entropy_hybrid(
 
     The rule of DynMoLE on any bank of experts. [U] the threshold's scale (here a share of the greatest entropy) and p.
     """
-    selector = EntropyHybrid(p, threshold=threshold, q=q, least=min(least, experts))
+    selector = SoftOrTopP(p, threshold=threshold, q=q, least=min(least, experts))
     return Gate(LinearScorer(d_model, experts), selector, LossBalancer(q=q, switch=switch, entropy=entropy))
