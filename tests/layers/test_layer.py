@@ -184,6 +184,8 @@ def test_a_state_dict_carries_everything(tmp_path: Path) -> None:
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # from inside the compiler
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["fused", "grouped_mm"])
 def test_compiled_it_gives_the_same(backend: str) -> None:
     layer, x = layer_of(backend), torch.randn(2, 3, D)

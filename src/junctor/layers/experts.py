@@ -11,8 +11,8 @@ Every kind is the same three steps, so that each dispatch backend is written onc
     y_RO = a_RH @ w_out_HO (+ b_out_O)    lora: times alpha / r
 
 Pseudo-experts come after the real ones and hold no weights: first `zero` experts (no output), then `identity` experts (the
-token itself). Stacked parameters are never indexed per expert: the backward of `w[e]` writes a zero tensor of the size of the whole
-stack for each expert, O(E²) in time; `unbind` writes it once.
+token itself). Stacked parameters are never indexed per expert: the backward of `w[e]` writes a zero tensor of the size of the
+whole stack for each expert, O(E²) in time; `unbind` writes it once.
 """
 
 from __future__ import annotations

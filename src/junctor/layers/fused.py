@@ -3,11 +3,11 @@
 Shape suffixes: T tokens, N edges sorted by expert, R edges of one expert, D model width, H hidden width, I = H or 2H, O output
 width, E experts.
 
-What it saves over the composed form: one pass over each expert's rows (its intermediate results stay in cache), no stacking of
-per-expert results, a weighted gather-sum instead of index_add (`embedding_bag` over the edges in token order), and gradients of
-the stacked weights written in place, expert by expert, into buffers that are used again once nobody holds them: a new 33 MB
-tensor costs more in page faults than the products that fill it. No duplicate of the expert outputs is kept for the gradient of the
-weights: with g = (dy W_outᵀ), <dy, a W_out> = <g, a>.
+What it saves over the composed form: one pass over each expert's rows (its intermediate results stay in cache), no stacking
+of per-expert results, a weighted gather-sum instead of index_add (`embedding_bag` over the edges in token order), and
+gradients of the stacked weights written in place, expert by expert, into buffers that are used again once nobody holds them:
+a new 33 MB tensor costs more in page faults than the products that fill it. No duplicate of the expert outputs is kept for
+the gradient of the weights: with g = (dy W_outᵀ), <dy, a W_out> = <g, a>.
 
     forward   h = x[token] W_in + b_in,  a = mid(h),  o = a W_out + b_out,  y_t = sum over edges of t of w_n o_n
     backward  dy_n = dy[token],  g = dy_n W_outᵀ,  dw = <g, a> + <dy_n, b_out>,  dW_out = (w a)ᵀ dy_n,

@@ -27,7 +27,17 @@ from junctor.layers.plan import Plan, RouteContext, RouterOutput, Scores
 
 Watcher = Callable[["MoELayer", Plan], None]
 
-CONFIG_KEYS = ("d_model", "experts", "hidden", "gate", "gate_settings", "bank", "dispatcher", "autoregressive", "allow_non_causal")
+CONFIG_KEYS = (
+    "d_model",
+    "experts",
+    "hidden",
+    "gate",
+    "gate_settings",
+    "bank",
+    "dispatcher",
+    "autoregressive",
+    "allow_non_causal",
+)
 
 
 class Removable(Protocol):
