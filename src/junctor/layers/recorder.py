@@ -4,7 +4,7 @@ Shape suffixes: T tokens, E experts.
 
     recorder = Recorder(model)
     with recorder.step(120):
-        loss = model(batch)          # the forward pass only: a replay by activation checkpointing then falls outside
+        loss = model(batch)          # replays by activation checkpointing are not counted
     recorder.save(Path("diagnostics.json"))
 """
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from junctor.errors import UserError
 from junctor.layers import diagnostics as measure
 from junctor.layers.contracts import Gate
+from junctor.layers.layer import in_backward
 from junctor.layers.plan import Plan, RouteContext, Scores
 
 SCHEMA = 1
@@ -80,9 +81,10 @@ class Recorder:
 
     def _hook(self, name: str) -> Any:
         def seen(gate: nn.Module, given: tuple[Any, ...], made: tuple[Plan, Scores]) -> None:
-            assert isinstance(gate, Gate)
-            with torch.no_grad():
-                self._note(name, given[0] if given else None, *made)
+            del gate
+            if not in_backward():  # activation checkpointing runs the forward again there
+                with torch.no_grad():
+                    self._note(name, given[0] if given else None, *made)
 
         return seen
 
