@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from junctor.errors import UserError
-from junctor.layers.adapters import AdaptedLinear, CoreBank, LimeBank, LoraBank, PyramidBank, bank_from_peft, lora_scale, read_lora
+from junctor.layers.adapters import (
+    AdaptedLinear,
+    CoreBank,
+    LimeBank,
+    LoraBank,
+    PyramidBank,
+    bank_from_peft,
+    lora_scale,
+    read_lora,
+)
 from junctor.layers.merging import kalavai
 from junctor.layers.plan import Plan
 from junctor.layers.selectors import plan_from_mask

@@ -15,7 +15,9 @@ from junctor.layers.plan import RouteContext
 from junctor.layers.remix import remix, sequence_logp
 
 E, D = 4, 6
-REWARD = {frozenset(pair): value for pair, value in zip(itertools.combinations(range(E), 2), (1, -2, 0.5, 3, 0, -1), strict=True)}
+REWARD = {
+    frozenset(pair): value for pair, value in zip(itertools.combinations(range(E), 2), (1, -2, 0.5, 3, 0, -1), strict=True)
+}
 
 
 def outcomes(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,7 +91,9 @@ def test_remix_draws_subsets_at_the_stated_rate_and_earns_more_with_training():
     optimiser = torch.optim.Adam(gate.parameters(), lr=0.05)
     for _ in range(40):
         draws = [gate(RouteContext(x_TD=x[:16], generator=generator)) for _ in range(4)]
-        rewards = [torch.tensor([REWARD[frozenset(row.nonzero().flatten().tolist())] for row in p.chosen_TE()]) for p, _ in draws]
+        rewards = [
+            torch.tensor([REWARD[frozenset(row.nonzero().flatten().tolist())] for row in p.chosen_TE()]) for p, _ in draws
+        ]
         optimiser.zero_grad()
         rloo_loss(torch.stack([s.logp for _, s in draws]), torch.stack(rewards).float()).backward()
         optimiser.step()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional
 
 from junctor.errors import UserError
 from junctor.layers.adapters import AdaptedLinear, CoreBank
@@ -62,7 +62,7 @@ class HardSoft(Selector):
             out: Plan = self.soft(selection_TE, scores, context)
             return out
         checked(selection_TE, scores, context)
-        chosen_TE = F.one_hot(task_T(context, selection_TE.shape[1]), selection_TE.shape[1]).bool()
+        chosen_TE = functional.one_hot(task_T(context, selection_TE.shape[1]), selection_TE.shape[1]).bool()
         hard_TE = 1.0 + (scores.probs_TE - scores.probs_TE.detach())
         return plan_from_mask(chosen_TE & real_T(context)[:, None], hard_TE)
 
@@ -79,7 +79,7 @@ class SpecialisationBalance(LossBalancer):
         out = super().loss(plan, scores, context)
         if context.task_ids_T is not None:
             task = task_T(context, scores.logits_TE.shape[1])
-            each_T = F.cross_entropy(scores.logits_TE, task, reduction="none")[real_T(context)]
+            each_T = functional.cross_entropy(scores.logits_TE, task, reduction="none")[real_T(context)]
             out["alignment"] = self.align * mean_rows(each_T[:, None]).sum()
         return out
 

@@ -267,7 +267,9 @@ def bank_from_peft(adapters: Sequence[tuple[Mapping[str, Tensor], Mapping[str, A
         bank.down_ERD.zero_()
         for e, (down, up) in enumerate(pairs):
             if down.shape[1] != bank.d_in or up.shape[0] != bank.d_out:
-                raise UserError(f"adapter {e} is {down.shape[1]} to {up.shape[0]}", field=module, fix="adapters of one base model")
+                raise UserError(
+                    f"adapter {e} is {down.shape[1]} to {up.shape[0]}", field=module, fix="adapters of one base model"
+                )
             bank.down_ERD[e, : down.shape[0]] = down
             bank.up_EOR[e, :, : down.shape[0]] = up
     return bank

@@ -31,7 +31,9 @@ def rloo_loss(logp_M: Tensor, reward_M: Tensor) -> Tensor:
     samples = logp_M.shape[0]
     if samples < 2 or logp_M.shape != reward_M.shape:
         raise UserError(
-            f"logp is {tuple(logp_M.shape)}, reward is {tuple(reward_M.shape)}", field="logp_M", fix="two samples or more, alike"
+            f"logp is {tuple(logp_M.shape)}, reward is {tuple(reward_M.shape)}",
+            field="logp_M",
+            fix="two samples or more, alike",
         )
     reward_M = reward_M.detach()
     others_M = (reward_M.sum(0, keepdim=True) - reward_M) / (samples - 1)
@@ -55,7 +57,9 @@ class ProjectedStep:
     """An optimiser whose step on chosen weights stays orthogonal to kept input directions: W x is unchanged for x in the basis.
 
     basis   per parameter [O, D] an orthonormal [D, R] (`input_basis`)
-    shape   per parameter a symmetric [D, D] that its step is multiplied by, from the right (before the projection)
+    shape   what a step is multiplied by before the projection: a symmetric [D, D] for a weight [O, D], [E, D, D] for stacked
+            weights [E, D, O]
+    still   per stacked parameter [E, ...] a bool [E]: these experts do not move
     What is projected is the step taken, not the gradient: momentum, Adam's scaling and weight decay cannot leak past it.
     """
 
@@ -64,8 +68,9 @@ class ProjectedStep:
         optimiser: torch.optim.Optimizer,
         basis: Mapping[nn.Parameter, Tensor],
         shape: Mapping[nn.Parameter, Tensor] | None = None,
+        still: Mapping[nn.Parameter, Tensor] | None = None,
     ) -> None:
-        self.optimiser, self.basis, self.shape = optimiser, dict(basis), dict(shape or {})
+        self.optimiser, self.basis, self.shape, self.still = optimiser, dict(basis), dict(shape or {}), dict(still or {})
         for parameter, directions_DR in self.basis.items():
             if parameter.ndim != 2 or parameter.shape[1] != directions_DR.shape[0]:
                 raise UserError(
@@ -80,18 +85,23 @@ class ProjectedStep:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Step, then take out of each chosen weight's change what the basis sees."""
-        chosen = list(dict.fromkeys([*self.basis, *self.shape]))
+        """Step, then take out of each chosen weight's change what it must not have."""
+        chosen = list(dict.fromkeys([*self.basis, *self.shape, *self.still]))
         before = [parameter.clone() for parameter in chosen]
         self.optimiser.step()
         for parameter, old in zip(chosen, before, strict=True):
-            change = parameter - old
-            if parameter in self.shape:
-                change = change @ self.shape[parameter].to(change.dtype)
-            if parameter in self.basis:
-                directions_DR = self.basis[parameter].to(change.dtype)
-                change = change - (change @ directions_DR) @ directions_DR.t()
-            parameter.copy_(old + change)
+            parameter.copy_(old + self._allowed(parameter, parameter - old))
+
+    def _allowed(self, parameter: nn.Parameter, change: Tensor) -> Tensor:
+        if parameter in self.shape:
+            shape = self.shape[parameter].to(change.dtype)
+            change = change @ shape if change.ndim == 2 else shape @ change
+        if parameter in self.basis:
+            directions_DR = self.basis[parameter].to(change.dtype)
+            change = change - (change @ directions_DR) @ directions_DR.t()
+        if parameter in self.still:
+            change = change.masked_fill(self.still[parameter].reshape(-1, *[1] * (change.ndim - 1)), 0.0)
+        return change
 
 
 def softmax_probs(logits_TE: Tensor) -> Tensor:

@@ -54,7 +54,9 @@ def merged_parameters(experts: Sequence[nn.Module], weight_BE: Tensor) -> dict[s
     out: dict[str, Tensor] = {}
     for name, first in named[0].items():
         if any(name not in one or one[name].shape != first.shape for one in named):
-            raise UserError(f"not every expert has {name} of shape {tuple(first.shape)}", field="experts", fix="build them alike")
+            raise UserError(
+                f"not every expert has {name} of shape {tuple(first.shape)}", field="experts", fix="build them alike"
+            )
         stacked = torch.stack([one[name] for one in named])
         out[name] = torch.einsum("be,e...->b...", weight_BE.to(stacked.dtype), stacked)
     return out
@@ -70,7 +72,9 @@ class MergedExperts(nn.Module):
     def __init__(self, gate: Gate, experts: Sequence[nn.Module]) -> None:
         super().__init__()
         if gate.experts != len(experts):
-            raise UserError(f"the gate knows {gate.experts}, not {len(experts)}", field="experts", fix="as many as the gate has")
+            raise UserError(
+                f"the gate knows {gate.experts}, not {len(experts)}", field="experts", fix="as many as the gate has"
+            )
         self.gate, self.members = gate, nn.ModuleList(experts)
 
     def forward(self, x_BSD: Tensor, padding_BS: Tensor | None = None) -> Tensor:

@@ -5,15 +5,29 @@ Shape suffixes: T tokens (flattened over batch and sequence), B sequences, E exp
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional
 
 from junctor.errors import UserError
 from junctor.layers.contracts import Selector
 from junctor.layers.linear import fp32_logits
 from junctor.layers.plan import Plan, RouteContext, Scores
 from junctor.layers.selectors import checked, plan_from_mask, real_T
+
+
+class Float32State(nn.Module):
+    """A module whose own floating buffers stay fp32 when the model is cast to half precision; they move between devices."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, now in list(self.named_buffers(recurse=False)):
+            if now.is_floating_point() and now.dtype != torch.float32:
+                setattr(self, name, before[name].to(now.device, torch.float32))
+        return self
 
 
 class LinearScore(nn.Linear):
@@ -26,7 +40,7 @@ class LinearScore(nn.Linear):
 
 def standardised(x_TD: Tensor) -> Tensor:
     """Layer norm without learned scale or shift, fp32."""
-    return F.layer_norm(x_TD.float(), x_TD.shape[-1:])
+    return functional.layer_norm(x_TD.float(), x_TD.shape[-1:])
 
 
 def sequence_T(context: RouteContext) -> tuple[Tensor, int]:
@@ -60,9 +74,7 @@ def task_T(context: RouteContext, tasks: int) -> Tensor:
     if ids.shape != (context.x_TD.shape[0],):
         raise UserError(f"is of shape {tuple(ids.shape)}", field="context.task_ids_T", fix="one id per token")
     if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= tasks):
-        raise UserError(
-            f"names task {int(ids.max())} or one below zero", field="context.task_ids_T", fix=f"0 to {tasks - 1}"
-        )
+        raise UserError(f"names task {int(ids.max())} or one below zero", field="context.task_ids_T", fix=f"0 to {tasks - 1}")
     return ids
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional
 
 from junctor.errors import UserError
 from junctor.layers.contracts import Gate, Scorer
@@ -121,7 +121,10 @@ class GliderScorer(PrototypeScorer):
 
     def overall(self, context: RouteContext) -> Tensor:
         """The global part [T, E]."""
-        cosine_QE = F.normalize(self.instruction_QG.float(), dim=1) @ F.normalize(self.embedding_EG.float(), dim=1).t()
+        cosine_QE = (
+            functional.normalize(self.instruction_QG.float(), dim=1)
+            @ functional.normalize(self.embedding_EG.float(), dim=1).t()
+        )
         return (cosine_QE / self.temperature)[task_T(context, self.tasks)]
 
     def forward(self, context: RouteContext) -> Scores:

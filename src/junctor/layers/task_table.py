@@ -67,7 +67,9 @@ class MhrLinear(nn.Module):
     MHR-z: `train_table_only()`. MHR-mu: `averaged()`, one adapter for all tasks, the skills' mean.
     """
 
-    def __init__(self, linear: nn.Linear, experts: int, tasks: int, splits: int = 1, rank: int = 4, alpha: float = 16.0) -> None:
+    def __init__(
+        self, linear: nn.Linear, experts: int, tasks: int, splits: int = 1, rank: int = 4, alpha: float = 16.0
+    ) -> None:
         super().__init__()
         d, o = linear.in_features, linear.out_features
         if splits < 1 or d % splits or o % splits:
