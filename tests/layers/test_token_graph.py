@@ -69,19 +69,18 @@ def test_the_form_that_sees_the_whole_sequence_says_so() -> None:
 
 
 def test_smoothing_lowers_the_flip_rate_under_noise() -> None:
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(4, 16, generator=generator)
-    x_TD = centres[torch.arange(128) % 4] + 0.5 * torch.randn(128, 16, generator=generator)
-    noise = 0.8 * torch.randn(128, 16, generator=generator)
-    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(5)
+    centres = torch.randn(4, 16, generator=generator) * 2
+    x_TD = centres[torch.arange(128) % 4] + 0.6 * torch.randn(128, 16, generator=generator)
+    noise = torch.randn(128, 16, generator=generator)
+    weight = torch.randn(8, 16, generator=generator) / 4
     flips = {}
-    weight = torch.randn(8, 16) / 4
     for smoothing in ("none", "similarity"):
         scorer = WholeSmoothedScorer(16, 8, smoothing)  # type: ignore[arg-type]
         scorer.weight_ED.data.copy_(weight)
         tops = [scorer(RouteContext(x)).probs_TE.argmax(1) for x in (x_TD, x_TD + noise)]
         flips[smoothing] = (tops[0] != tops[1]).float().mean()
-    assert flips["similarity"] < 0.7 * flips["none"]
+    assert flips["similarity"] < 0.5 * flips["none"]
 
 
 @pytest.mark.parametrize("kind", ["got", "gnn"])
