@@ -26,10 +26,14 @@ def test_every_gate_gives_a_sound_plan_and_answers_bad_input(build):
     gate = build(D, E)
     plan, scores = gate(RouteContext(x_TD=torch.randn(D, T).t()))
     plan.check()
-    assert plan.tokens == T and gate.experts == E and gate.causal and gate.batch_invariant
+    assert plan.tokens == T
+    assert gate.experts == E
+    assert gate.causal
+    assert gate.batch_invariant
     assert scores.logits_TE.dtype == torch.float32
     half, low = gate(RouteContext(x_TD=torch.randn(T, D).half()))
-    assert low.logits_TE.dtype == torch.float32 and half.tokens == T
+    assert low.logits_TE.dtype == torch.float32
+    assert half.tokens == T
     assert gate(RouteContext(x_TD=torch.zeros(0, D)))[0].edges == 0
     assert gate(RouteContext(x_TD=torch.randn(T, D), padding_T=torch.ones(T, dtype=torch.bool)))[0].edges == 0
     sum(plan.weight_N * torch.randn(plan.edges)).backward()
@@ -194,7 +198,8 @@ def test_lora_mixer_is_hard_while_tasks_are_known_and_routes_learn_them():
     x = nn.functional.one_hot(task, D).float() + 0.3 * torch.randn(80, D)
     context = RouteContext(x_TD=x, task_ids_T=task)
     plan, scores = gate(context)
-    assert torch.equal(plan.dense_TE() > 0, nn.functional.one_hot(task, E).bool()) and (plan.weight_N == 1).all()
+    assert torch.equal(plan.dense_TE() > 0, nn.functional.one_hot(task, E).bool())
+    assert (plan.weight_N == 1).all()
     before = mutual_information(task, scores.probs_TE, E)
     optimiser = torch.optim.Adam(gate.parameters(), lr=0.1)
     for _ in range(40):

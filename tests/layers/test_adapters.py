@@ -101,7 +101,8 @@ def test_adapted_linear_keeps_the_frozen_layer_and_trains_bank_and_gate():
     torch.testing.assert_close(layer(x), layer.linear(x))
     stir(layer.bank)
     layer(x).square().sum().backward()
-    assert layer.linear.weight.grad is None and layer.gate.scorer.weight_ED.grad.abs().max() > 0
+    assert layer.linear.weight.grad is None
+    assert layer.gate.scorer.weight_ED.grad.abs().max() > 0
     with pytest.raises(UserError):
         AdaptedLinear(nn.Linear(D, O), LoraBank(D, O, E, R))(x)
     with pytest.raises(UserError):
@@ -118,7 +119,8 @@ def test_banks_zero_tokens_half_precision_and_misfits(kind):
     plan, _, x = routed()
     stir(bank)
     low = bank.to(torch.bfloat16)(x.bfloat16(), plan.with_weights(plan.weight_N.bfloat16()))
-    assert low.dtype == torch.bfloat16 and bool(low.isfinite().all())
+    assert low.dtype == torch.bfloat16
+    assert bool(low.isfinite().all())
     with pytest.raises(UserError):
         bank(x[:3], plan)
     with pytest.raises(UserError):

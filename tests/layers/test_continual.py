@@ -57,11 +57,13 @@ def test_same_without_memory_is_the_plain_optimiser_and_energy_bounds_the_rank()
     torch.testing.assert_close(gate.scorer.damping(5.0), torch.eye(D))
     x = torch.randn(50, 1) @ torch.randn(1, D) * 10 + 0.1 * torch.randn(50, D)
     gate.scorer.observe(x)
-    assert gate.scorer.basis(0.9).shape == (D, 1) and gate.scorer.basis(1.0).shape == (D, D)
+    assert gate.scorer.basis(0.9).shape == (D, 1)
+    assert gate.scorer.basis(1.0).shape == (D, D)
     direction = gate.scorer.basis(0.9)[:, 0]
     damped = gate.scorer.damping(1.0) @ direction
     assert damped.norm() < 0.2
-    assert gate.half().scorer.gram_DD.dtype == torch.float32 and gate.scorer.weight_ED.dtype == torch.float16
+    assert gate.half().scorer.gram_DD.dtype == torch.float32
+    assert gate.scorer.weight_ED.dtype == torch.float16
     with pytest.raises(UserError):
         gate.scorer.observe(torch.full((1, D), float("inf")))
 
@@ -109,7 +111,8 @@ def test_t2mir_same_task_codes_come_closer_than_cross_task():
         optimiser.step()
         gate.balancer.update(plan.counts_E)
     assert sum(gap() for _ in range(10)) / 10 > before + 0.1 > 0.1
-    assert not torch.equal(kept, gate.balancer.copy.weight) and not gate.balancer.copy.weight.requires_grad
+    assert not torch.equal(kept, gate.balancer.copy.weight)
+    assert not gate.balancer.copy.weight.requires_grad
     first = gate.scorer(context()).probs_TE.reshape(6, 5, E)
     torch.testing.assert_close(first[:, 0], first[:, 4])
 
@@ -126,5 +129,6 @@ def test_t2mir_layer_concatenates_and_names_both_gates_losses():
     banks = [LoraBank(D, 3, E, 2) for _ in range(2)]
     layer = TwoWay(t2mir_token(D, E), banks[0], t2mir_task(D, E), banks[1])
     out, losses = layer(RouteContext(x_TD=torch.randn(6, D), shape=(2, 3)))
-    assert out.shape == (6, 6) and set(losses) == {"token.importance", "task.importance", "task.contrast"}
+    assert out.shape == (6, 6)
+    assert set(losses) == {"token.importance", "task.importance", "task.contrast"}
     assert "token_bank.down_ERD" in layer.state_dict()

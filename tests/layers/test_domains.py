@@ -36,7 +36,9 @@ def test_every_gate_gives_a_sound_plan_and_answers_bad_input(build):
     gate = build(D, E)
     plan, _ = gate(RouteContext(x_TD=torch.randn(D, 5).t()))
     plan.check()
-    assert plan.tokens == 5 and gate.causal and gate.batch_invariant
+    assert plan.tokens == 5
+    assert gate.causal
+    assert gate.batch_invariant
     assert gate(RouteContext(x_TD=torch.randn(5, D).half()))[1].logits_TE.dtype == torch.float32
     assert gate(RouteContext(x_TD=torch.zeros(0, D)))[0].edges == 0
     assert gate(RouteContext(x_TD=torch.randn(5, D), padding_T=torch.ones(5, dtype=torch.bool)))[0].edges == 0
@@ -54,7 +56,8 @@ def test_post_moe_families_share_experts_and_early_layers_are_dense():
     ids = torch.tensor([languages["de"], languages["nl"], languages["fr"]] * 4)
     plan, scores = gate(RouteContext(x_TD=torch.randn(12, D), task_ids_T=ids))
     own = gate.scorer.allowed_QE[ids]
-    assert not bool((plan.chosen_TE() & ~own).any()) and (plan.chosen_TE().sum(1) == own.sum(1).clamp_max(3)).all()
+    assert not bool((plan.chosen_TE() & ~own).any())
+    assert (plan.chosen_TE().sum(1) == own.sum(1).clamp_max(3)).all()
     torch.testing.assert_close(plan.dense_TE().sum(1), torch.ones(12))
     plan.weight_N.square().sum().backward()
     assert bool(gate.scorer.weight_ED.grad.isfinite().all())
@@ -129,7 +132,8 @@ def test_magnet_changes_phase_at_the_threshold_once_and_keeps_it_in_its_state():
     plan, scores = gate(context)
     for _ in range(5):
         gate.balancer.update(torch.tensor([10, 0, 0, 0]))
-    assert gate.balancer.phase == "coverage" and set(gate.balancer.loss(plan, scores, context)) == {"coverage"}
+    assert gate.balancer.phase == "coverage"
+    assert set(gate.balancer.loss(plan, scores, context)) == {"coverage"}
     gate.balancer.update(torch.zeros(E, dtype=torch.int64))
     steps = 0
     while gate.balancer.phase == "coverage":

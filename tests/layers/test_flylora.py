@@ -35,7 +35,8 @@ def test_the_released_bias_unbalances_and_the_magnitude_bias_balances():
 
 def test_no_gate_parameter_near_diagonal_gram_and_share_of_nonzero():
     gate = flylora(2000, 16, 4)
-    assert not list(gate.parameters()) and "scorer.down_ED" in gate.state_dict()
+    assert not list(gate.parameters())
+    assert "scorer.down_ED" in gate.state_dict()
     assert (gate.scorer.down_ED != 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
     made = gram(gate)
     off = made - torch.diag(made.diagonal())

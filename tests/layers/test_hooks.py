@@ -69,8 +69,10 @@ def test_remix_support_is_always_k_with_constant_weights_and_no_gradient_through
     gate, x = remix(D, E, 2), torch.randn(50, D)
     plan, scores = gate(RouteContext(x_TD=x, generator=torch.Generator().manual_seed(0)))
     plan.check()
-    assert (plan.chosen_TE().sum(1) == 2).all() and (plan.weight_N == 0.5).all()
-    assert not plan.weight_N.requires_grad and scores.logp.requires_grad
+    assert (plan.chosen_TE().sum(1) == 2).all()
+    assert (plan.weight_N == 0.5).all()
+    assert not plan.weight_N.requires_grad
+    assert scores.logp.requires_grad
     again, _ = gate(RouteContext(x_TD=x, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(plan.token_N, again.token_N)
     final, quiet = gate(RouteContext(x_TD=x, training=False))
@@ -134,7 +136,8 @@ def test_basis_keeps_the_asked_energy():
     x = torch.randn(40, 1) @ torch.randn(1, D) * 10 + 0.01 * torch.randn(40, D)
     assert input_basis(x, 0.99).shape == (D, 1)
     assert input_basis(x, 1.0).shape == (D, D)
-    assert input_basis(torch.zeros(5, D)).shape == (D, 0) and input_basis(torch.zeros(0, D)).shape == (D, 0)
+    assert input_basis(torch.zeros(5, D)).shape == (D, 0)
+    assert input_basis(torch.zeros(0, D)).shape == (D, 0)
     with pytest.raises(UserError):
         input_basis(x, 0.0)
     with pytest.raises(UserError):
@@ -149,7 +152,8 @@ def test_shift_of_zero_is_the_identity_and_tuning_lowers_the_loss_and_touches_no
     with torch.no_grad():
         want = gate.scorer(context).probs_TE
     shift = shifted(gate)
-    assert shifted(gate) is shift and gate.causal
+    assert shifted(gate) is shift
+    assert gate.causal
     assert torch.equal(gate.scorer(context).probs_TE, want)
     weights = [p.clone() for p in shift.inner.parameters()]
     outputs = torch.randn(10, E)
@@ -158,8 +162,10 @@ def test_shift_of_zero_is_the_identity_and_tuning_lowers_the_loss_and_touches_no
         return (gate.scorer(context).probs_TE * outputs).sum()
 
     history = optimise_shift([shift], loss, steps=15, lr=0.1)
-    assert history[-1] < history[0] and bool(shift.shift_E.any())
+    assert history[-1] < history[0]
+    assert bool(shift.shift_E.any())
     for old, now in zip(weights, shift.inner.parameters(), strict=True):
-        assert torch.equal(old, now) and now.grad is None
+        assert torch.equal(old, now)
+        assert now.grad is None
     optimise_shift([shift], loss, steps=0, lr=0.1)
     assert torch.equal(gate.scorer(context).probs_TE, want)

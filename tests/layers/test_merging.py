@@ -89,7 +89,8 @@ def test_smear_bad_input(shape):
     plan, _ = gate(RouteContext(x_TD=torch.zeros(0, D), shape=(0, 4) if shape else ()))
     assert plan.tokens == 0
     plan, scores = gate(RouteContext(x_TD=torch.randn(D, 8).t().half(), shape=shape))
-    assert scores.probs_TE.dtype == torch.float32 and plan.edges == 8 * E
+    assert scores.probs_TE.dtype == torch.float32
+    assert plan.edges == 8 * E
     with pytest.raises(UserError):
         gate(RouteContext(x_TD=torch.randn(7, D), shape=(2, 4)))
 
@@ -174,7 +175,8 @@ def fuse(spread: float) -> tuple[float, float, float]:
 def test_kalavai_fused_beats_best_specialist_and_gain_grows_with_divergence():
     small, large = fuse(0.05), fuse(1.0)
     for alone, uniform, fused in (small, large):
-        assert fused < 0.2 * uniform and fused < 0.2 * alone
+        assert fused < 0.2 * uniform
+        assert fused < 0.2 * alone
     assert large[0] - large[2] > small[0] - small[2]
     with pytest.raises(UserError):
         Fused(kalavai(D, 3), [mlp()])

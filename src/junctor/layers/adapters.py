@@ -241,7 +241,7 @@ def _pair(module: str, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def lora_scale(config: Mapping[str, Any], rank: int, module: str) -> float:
-    """alpha / r, or alpha / sqrt(r) with rslora, from an adapter_config.json's fields; alpha_pattern is honoured."""
+    """Alpha / r, or alpha / sqrt(r) with rslora, from an adapter_config.json's fields; alpha_pattern is honoured."""
     patterns: Mapping[str, float] = config.get("alpha_pattern") or {}
     alpha = next((value for key, value in patterns.items() if re.search(rf"(^|\.){key}$", module)), config.get("lora_alpha"))
     if alpha is None:

@@ -88,7 +88,7 @@ def same_step(
 
 
 def settled(old_counts_E: Tensor, new_counts_E: Tensor, least: float = 0.05) -> Tensor:
-    """bool [E], experts to freeze: they took at least this share of the old tasks' edges and take less of the new task's."""
+    """Bool [E], experts to freeze: they took at least this share of the old tasks' edges and take less of the new task's."""
     old_E = old_counts_E.float() / old_counts_E.sum().clamp_min(1)
     new_E = new_counts_E.float() / new_counts_E.sum().clamp_min(1)
     return (old_E >= least) & (new_E < least)
@@ -112,7 +112,7 @@ class NoisyScorer(Scorer):
         return Scores(logits_TE, logits_TE.softmax(-1))
 
     def noisy(self, x_TD: Tensor, context: RouteContext) -> Tensor:
-        """z."""
+        """Z."""
         clean_TE: Tensor = self.clean(x_TD)
         if not context.training:
             return clean_TE

@@ -37,7 +37,7 @@ class FrozenProjection(Scorer):
         self.register_buffer("down_ED", torch.randn(experts, d_model, generator=draw) * keep / experts)
 
     def forward(self, context: RouteContext) -> Scores:
-        """y as logits and as weights."""
+        """Y as logits and as weights."""
         y_TE = fp32_logits(context.x_TD, self.down_ED)
         return Scores(y_TE, y_TE)
 

@@ -35,7 +35,7 @@ class PrototypeScorer(Scorer):
         return Scores(logits_TE, logits_TE.softmax(-1))
 
     def local(self, context: RouteContext) -> Tensor:
-        """z."""
+        """Z."""
         return fp32_logits(standardised(context.x_TD), standardised(self.prototype_ED)) / math.sqrt(self.d_model)
 
     def load(self, vectors: Sequence[Tensor]) -> None:

@@ -1,0 +1,37 @@
+"""Merges, adapters and continual gates are found by name and keep what their entries say."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+
+from junctor.layers.catalogue import GATES, SYSTEMS, gate
+from junctor.layers.plan import RouteContext
+
+MODULES = ("merging", "task_table", "prototypes", "dynmole", "adapter_gates", "remix", "flylora", "continual", "domains")
+MINE = [one for one in GATES if one.where.split(":")[0].removeprefix("junctor.layers.") in MODULES]
+
+
+@pytest.mark.parametrize("entry", MINE, ids=lambda one: one.name)
+def test_named_gate_is_built_and_declares_what_its_entry_says(entry):
+    made = gate(entry.name, 8, 4)
+    assert made.name == entry.name
+    assert made.causal == entry.causal
+    plan, _ = made(RouteContext(x_TD=torch.randn(6, 8), shape=(2, 3)))
+    plan.check()
+    again = gate(entry.name, 8, 4)
+    again.load_state_dict(made.state_dict())
+
+
+def test_there_are_nineteen_and_names_are_unique():
+    assert len(MINE) == 19
+    names = [one.name for one in (*GATES, *SYSTEMS)]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("entry", SYSTEMS, ids=lambda one: one.name)
+def test_named_system_exists(entry):
+    module, _, attribute = entry.where.partition(":")
+    assert callable(getattr(importlib.import_module(module), attribute))
