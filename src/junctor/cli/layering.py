@@ -107,17 +107,23 @@ def report(
 
 @layers.command("list")
 def list_(json: bool = typer.Option(False, "--json", help="Print the same as JSON.")) -> None:
-    """List the gates: where each comes from, how close it is to that, and whether it may be used in an autoregressive model."""
+    """List gates, measures and planners: where each comes from, how close it is to that, and which gates are causal."""
     from junctor.layers.catalogue import GATES
+    from junctor.layers.parts import PARTS, PartEntry
 
     if json:
-        fields = ("source", "status", "causal", "summary", "where")
-        write_json([{"key": one.name, **{name: getattr(one, name) for name in fields}} for one in GATES], "-")
+        gates = [{**_line(one), "kind": "gate", "causal": one.causal} for one in GATES]
+        write_json(gates + [{**_line(one), "kind": one.kind, "causal": None} for one in PARTS], "-")
         return
     out = console()
-    for one in GATES:
-        out.print(f"[bold]{one.name}[/bold]  [dim]{one.status}{'' if one.causal else ', not causal'}[/dim]")
+    for one in (*GATES, *PARTS):
+        note = f", {one.kind}" if isinstance(one, PartEntry) else "" if one.causal else ", not causal"
+        out.print(f"[bold]{one.name}[/bold]  [dim]{one.status}{note}[/dim]")
         out.print(f"    {one.summary}  [dim]{one.source}[/dim]")
+
+
+def _line(one: Any) -> dict[str, str]:
+    return {"key": one.name, "source": one.source, "status": one.status, "summary": one.summary, "where": one.where}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -143,7 +149,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *,
 
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(columns):
-        made.add_column(name, justify="left" if place == 0 else "right")
+        made.add_column(name, justify="left" if place == 0 else "right", no_wrap=place > 0, overflow="fold")
     for row in rows:
         made.add_row(*row)
     console(to_error=to_error).print(made)
@@ -153,9 +159,13 @@ def _print_comparison(document: Mapping[str, Any], *, to_error: bool) -> None:
     """One row per gate; refused ones say why below."""
     settings, rows = document["settings"], document["rows"]
     title = f"{settings['steps']} steps, {settings['seeds']} seeds, {document['data']['file']}: validation loss in nats"
-    columns = ("gate", "loss", "95 %", "vs dense", "ms/step", "MaxVio", "entropy", "experts", "active", "million")
+    columns = ("gate", "loss", "95 %", "vs dense", "ms", "MaxVio", "entropy", "K", "active", "M")
     done = [row for row in rows if not row["refused"]]
     _table(title, columns, [_cells(row) for row in done], to_error=to_error)
+    console(to_error=to_error).print(
+        "[dim]ms per step; K experts per token; active: FLOPs of the experts over K experts' at full width; "
+        "M: million parameters; vs dense: paired over seeds[/dim]"
+    )
     for row in rows:
         if row["refused"]:
             console(to_error=True).print(f"{row['gate']}: {row['refused']}", markup=False)
@@ -190,7 +200,7 @@ def _print_routes(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _print_layers(found: Mapping[str, Any], title: str) -> None:
-    columns = ("layer", "MaxVio", "idle", "experts in use", "SRP", "by chance", "SCH", "specialisation", "routes")
+    columns = ("layer", "MaxVio", "idle", "in use", "SRP", "chance", "SCH", "special", "routes")
     keys = (
         "max_violation",
         "idle_share",
@@ -201,8 +211,13 @@ def _print_layers(found: Mapping[str, Any], title: str) -> None:
         "specialisation_share",
         "effective_routes",
     )
-    rows = [[name, *(_figure(layer.get(key)) for key in keys)] for name, layer in found["layers"].items()]
+    rows = [[name.removesuffix(".gate"), *(_figure(layer.get(key)) for key in keys)] for name, layer in found["layers"].items()]
     _table(title, columns, rows)
+    console().print(
+        "[dim]MaxVio: fullest expert over the mean, less one; idle: share of experts unused; in use: effective number; "
+        "SRP and SCH: locality in segments; special: how much the character decides the expert; "
+        "routes: effective number of expert sets[/dim]"
+    )
 
 
 def _figure(value: float | None) -> str:

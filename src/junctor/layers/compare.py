@@ -217,7 +217,7 @@ def experts_at_start(settings: CompareSettings, name: str, own: dict[str, Any]) 
         seen = torch.zeros(later.shape).masked_fill(later, -torch.inf).softmax(-1).expand(8, -1, -1)
         about = RouteContext(x_TD, (8, settings.sequence), token_ids_T=ids_T, attention_TT=seen, generator=generator)
         plan, _ = gate(about)
-    return plan.edges / tokens
+    return float(plan.edges / tokens)
 
 
 def train(
@@ -226,7 +226,8 @@ def train(
     """One training from scratch. Weights, data and the gates' own draws each have a generator, so gates share the data."""
     torch.manual_seed(seed)
     model = TinyLM(model_config(settings, spec, text.vocabulary))
-    run = Run(spec, seed, key, hidden=model.config.hidden, **_sizes(model))
+    whole, gates = _sizes(model)
+    run = Run(spec, seed, key, hidden=model.config.hidden, parameters=whole, gate_parameters=gates)
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.01)
     hook = BalanceHook(model, optimiser) if _routed(model) else None
     order, draws = torch.Generator().manual_seed(1000 + seed), torch.Generator().manual_seed(2000 + seed)
@@ -260,7 +261,7 @@ def _step(
     output = model(ids, step=step, generator=draws)
     loss = next_character_loss(output, targets)
     optimiser.zero_grad(set_to_none=True)
-    (loss + sum(output.losses().values())).backward()  # type: ignore[no-untyped-call]
+    (loss + sum(output.losses().values())).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
     value = float(loss.detach())
@@ -277,7 +278,7 @@ def evaluate(model: TinyLM, held: tuple[Tensor, Tensor], batch: int, step: int, 
     losses: list[tuple[int, float]] = []
 
     def all_windows() -> None:
-        for ids, targets in zip(held[0].split(batch), held[1].split(batch), strict=True):
+        for ids, targets in zip(torch.split(held[0], batch), torch.split(held[1], batch), strict=True):
             losses.append((len(ids), float(next_character_loss(model(ids, step=step, generator=draws), targets))))
 
     if recorder is None:
@@ -302,9 +303,10 @@ def _routed(model: TinyLM) -> list[MoELayer]:
     return [one for one in model.modules() if isinstance(one, MoELayer)]
 
 
-def _sizes(model: TinyLM) -> dict[str, int]:
+def _sizes(model: TinyLM) -> tuple[int, int]:
+    """Parameters of the model, and of its gates."""
     gates = {id(p): p.numel() for layer in _routed(model) for p in layer.gate.parameters()}
-    return {"parameters": sum(p.numel() for p in model.parameters()), "gate_parameters": sum(gates.values())}
+    return sum(p.numel() for p in model.parameters()), sum(gates.values())
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:

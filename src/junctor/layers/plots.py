@@ -32,6 +32,7 @@ def save_curves(curves: Mapping[str, Sequence[Curve]], where: Path, *, title: st
         if len(kept[name]) > 1:
             axes.fill_between(steps, low, high, color=look["color"], alpha=0.12, linewidth=0)
     axes.set_xlabel("optimiser steps")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel(up)
     axes.set_title(title, loc="left", color=INK, fontsize=11)
     if kept:
@@ -49,6 +50,7 @@ def save_intervals(rows: Sequence[tuple[str, float, float, float]], where: Path,
         note = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 8.5, "color": INK}
         axes.annotate(f"{value:.4f}", (1.0, place), xycoords=("axes fraction", "data"), **note)
     axes.set_yticks(range(len(ordered)), [row[0] for row in ordered])
+    axes.set_ylim(-0.6, len(ordered) - 0.4)
     axes.set_xlabel(across)
     axes.set_title(title, loc="left", color=INK, fontsize=11)
     return _save(figure, where)
@@ -58,7 +60,8 @@ def save_loads(loads: Mapping[str, Sequence[Sequence[float]]], where: Path, *, t
     """Per name a small table of shares, layers down and experts across; colour is the share over the fair share."""
     columns = min(4, max(1, len(loads)))
     rows = max(1, -(-len(loads) // columns))
-    figure, _ = _figure(2.1 * columns + 1.2, 1.5 * rows + 0.9, bare=True)
+    figure, _ = _figure(2.1 * columns + 1.2, 1.4 * rows + 0.8, bare=True)
+    figure.set_layout_engine("constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     image = None
     for place, axes in enumerate(grid.reshape(-1)):
@@ -71,10 +74,10 @@ def save_loads(loads: Mapping[str, Sequence[Sequence[float]]], where: Path, *, t
             image = axes.imshow(fair, cmap="cividis", vmin=0.0, vmax=2.0, aspect="auto")
             axes.set_title(name, fontsize=9, color=INK)
     if image is not None:
-        bar = figure.colorbar(image, ax=grid, fraction=0.04, pad=0.03, extend="max")
+        bar = figure.colorbar(image, ax=grid, fraction=0.05, pad=0.02, extend="max")
         bar.set_label("load over fair share", color=INK, fontsize=8.5)
         bar.ax.tick_params(labelsize=8, colors=INK)
-    figure.suptitle(title, x=0.02, ha="left", color=INK, fontsize=11)
+    figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=11)
     return _save(figure, where)
 
 

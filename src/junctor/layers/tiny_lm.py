@@ -96,7 +96,8 @@ def _mean_weights(q: Tensor, k: Tensor) -> Tensor:
     with torch.no_grad():
         logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
         later = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool, device=q.device).triu(1)
-        return logits.masked_fill(later, -torch.inf).softmax(-1).mean(1)
+        seen: Tensor = logits.masked_fill(later, -torch.inf).softmax(-1).mean(1)
+        return seen
 
 
 class Block(nn.Module):
@@ -146,7 +147,8 @@ def settings_of(name: str) -> dict[str, Any]:
 
 def gates_of(config: TinyConfig) -> list[Gate]:
     """One gate per layer. Gates that know their depth are told it; those that recur over depth share one cell."""
-    takes, made = settings_of(config.gate), []
+    takes = settings_of(config.gate)
+    made: list[Gate] = []
     for layer in range(config.layers):
         own = dict(config.settings)
         if {"layer", "layers"} <= set(takes):
