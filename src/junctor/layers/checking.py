@@ -22,7 +22,6 @@ from junctor.layers.contracts import Gate
 from junctor.layers.plan import GRANULARITIES, Plan, RouteContext, Scores
 
 Build = Callable[[int, int], Gate]
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +55,10 @@ class Stand:
         """Everything a gate may look at, made from these tokens alone, position by position; attention is causal."""
         batch, length, _ = x_BSD.shape
         position_S = torch.arange(length)
-        flat = {
+        flat: dict[str, Any] = {
             "x_TD": x_BSD.reshape(batch * length, self.d_model),
             "token_ids_T": (torch.arange(batch)[:, None] * 5 + position_S * 3).reshape(-1) % 11,
-            "task_ids_T": (torch.arange(batch) % 2)[:, None].expand(batch, length).reshape(-1),
+            "task_ids_T": torch.zeros(batch * length, dtype=torch.int64),
             "segment_ids_T": (position_S // 4).expand(batch, length).reshape(-1),
         }
         generator = torch.Generator().manual_seed(self.seed)
@@ -78,7 +77,7 @@ def causal_attention(x_BSD: Tensor) -> Tensor:
     """Softmax of x x' / sqrt(D) over earlier positions and the own one, [B, S, S]."""
     score_BSS = x_BSD.float() @ x_BSD.float().transpose(1, 2) / max(x_BSD.shape[2], 1) ** 0.5
     later_SS = torch.ones(x_BSD.shape[1], x_BSD.shape[1], dtype=torch.bool).triu(1)
-    return score_BSS.masked_fill(later_SS, -torch.inf).softmax(dim=-1)
+    return torch.softmax(score_BSS.masked_fill(later_SS, -torch.inf), dim=-1)
 
 
 Check = Callable[[Stand], None]
@@ -95,9 +94,13 @@ def _rows(plan: Plan, tokens: int) -> Tensor:
     return both.reshape(tokens, -1) if tokens and plan.tokens % tokens == 0 else both
 
 
+def _close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def _same_plan(one: Plan, other: Plan) -> bool:
     same = torch.equal(one.token_N, other.token_N) and torch.equal(one.counts_E, other.counts_E)
-    return same and torch.allclose(one.weight_N, other.weight_N, **CLOSE)
+    return same and _close(one.weight_N, other.weight_N)
 
 
 def plan_is_well_formed(stand: Stand) -> None:
@@ -132,9 +135,10 @@ def gradient_reaches_the_scorer(stand: Stand) -> None:
     )
     carried = [one for one in carried if one.requires_grad]
     assert carried, "neither weights nor losses nor log probabilities have a gradient"
-    grads = torch.autograd.grad(torch.stack(carried).sum(), trained, allow_unused=True)
-    assert any(one is not None and bool(one.abs().max() > 0) for one in grads), "the gradient of every scorer parameter is zero"
-    assert all(one is None or bool(one.isfinite().all()) for one in grads), "a gradient is not finite"
+    grads: tuple[Tensor | None, ...] = torch.autograd.grad(torch.stack(carried).sum(), trained, allow_unused=True)
+    found = [one for one in grads if one is not None]
+    assert any(bool(one.abs().max() > 0) for one in found), "the gradient of every scorer parameter is zero"
+    assert all(bool(one.isfinite().all()) for one in found), "a gradient is not finite"
 
 
 def same_generator_same_plan(stand: Stand) -> None:
@@ -177,7 +181,7 @@ def causal_when_declared(stand: Stand) -> None:
         first, second = (_rows(stand.route(gate, one)[0], stand.batch * stand.length) for one in (x_BSD, other_BSD))
         if first.shape[0] == early_T.shape[0]:
             first, second = first[early_T], second[early_T]
-        assert torch.allclose(first, second, **CLOSE), "causal is declared, but later tokens change earlier routes"
+        assert _close(first, second), "causal is declared, but later tokens change earlier routes"
 
 
 def batch_invariant_when_declared(stand: Stand) -> None:
@@ -189,9 +193,7 @@ def batch_invariant_when_declared(stand: Stand) -> None:
         other_BSD = torch.cat((x_BSD[:1], 3 * stand.x_BSD(7)[1:]))
         first, second = (_rows(stand.route(gate, one)[0], stand.batch * stand.length) for one in (x_BSD, other_BSD))
         own = first.shape[0] // stand.batch
-        assert torch.allclose(first[:own], second[:own], **CLOSE), (
-            "batch_invariant is declared, but other sequences change routes"
-        )
+        assert _close(first[:own], second[:own]), "batch_invariant is declared, but other sequences change routes"
 
 
 def padding_has_no_edges(stand: Stand) -> None:
@@ -317,9 +319,8 @@ def _noted(name: str, failures: list[str]) -> Iterator[None]:
     try:
         yield
     except (AssertionError, UserError, RuntimeError, IndexError, ValueError, TypeError) as failure:
-        failures.append(
-            f"{name}: {type(failure).__name__}: {failure}" if not isinstance(failure, AssertionError) else f"{name}: {failure}"
-        )
+        kind = "" if isinstance(failure, AssertionError) else f"{type(failure).__name__}: "
+        failures.append(f"{name}: {kind}{failure}")
 
 
 def check_gate(build: Build, *, exclude: tuple[str, ...] = (), **stand: Any) -> tuple[str, ...]:

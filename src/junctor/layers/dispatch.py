@@ -53,7 +53,7 @@ def _reference(bank: ExpertBank, plan: Plan, counts: list[int], x_TD: Tensor, st
 
 
 def _slices(bank: ExpertBank, plan: Plan, counts: list[int], x_TD: Tensor, stack: Stack) -> Tensor:
-    parts = x_TD.index_select(0, plan.token_N).split(counts)
+    parts = torch.split(x_TD.index_select(0, plan.token_N), counts)
     outs = [run_expert(bank, x_RD, weights) for x_RD, weights in zip(parts, unbind(stack), strict=True) if x_RD.shape[0]]
     return _combine(plan, torch.cat(outs))
 
@@ -67,12 +67,12 @@ class _Contiguous(torch.autograd.Function):
     """Identity whose gradient is contiguous."""
 
     @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
         """The input."""
         return x.view_as(x)
 
     @staticmethod
-    def backward(_ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_ctx: Any, grad: Tensor) -> Tensor:
         """The gradient, laid out anew when it has to be."""
         return grad.contiguous()
 
@@ -210,7 +210,7 @@ def _identity_part(plan: Plan, counts: list[int], bank: ExpertBank, x_TD: Tensor
     return _combine(replace(plan, token_N=token_N, weight_N=weight_N), x_TD.index_select(0, token_N))
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def dispatch(plan: Plan, x_TD: Tensor, bank: ExpertBank, backend: str = "auto") -> Tensor:
     """Outputs y_TO. A token without edges gets zeros; weights' gradients exist (as zeros) even when there is no edge at all."""
     if backend != "auto" and backend not in BACKENDS:

@@ -141,7 +141,7 @@ class FusedExperts(torch.autograd.Function):
     """y_TO of a bank's real experts. Differentiable once."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x_TD: Tensor,
         weight_N: Tensor,
@@ -168,8 +168,8 @@ class FusedExperts(torch.autograd.Function):
         return edges.sum_by_token(o_NO, weight_N)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, dy_TO: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, dy_TO: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, weights and stacked weights."""
         back = _Backward(ctx, dy_TO)
         for e, rows in _spans(ctx.edges.counts):

@@ -158,7 +158,7 @@ class MoELayer(nn.Module):
         self._watchers[key] = watcher
         return _Watch(self._watchers, key)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _tell(self, plan: Plan) -> None:
         if self._watchers and not in_backward():
             for watcher in list(self._watchers.values()):
@@ -173,7 +173,7 @@ class MoELayer(nn.Module):
         return f"gate={self.gate.name or 'given'}, dispatcher={self.dispatcher}"
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def check_scores(scores: Scores, context: RouteContext) -> None:
     """Raise UserError when a token that is not padding has a score that is not a number."""
     if not bool(scores.probs_TE.detach().sum().isnan()):

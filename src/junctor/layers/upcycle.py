@@ -71,21 +71,28 @@ def read_dense(ffn: nn.Module) -> Dense:
     )
 
 
+def _bias(linear: nn.Linear) -> Tensor | None:
+    found: Tensor | None = linear.bias
+    return found
+
+
 def _sequential(ffn: nn.Sequential) -> Dense:
     if any(isinstance(part, nn.Dropout) and part.p > 0 for part in ffn):
         _refuse("it has dropout, which experts have not", "set p to 0 first, and put dropout after the layer")
     parts = [part for part in ffn if not isinstance(part, nn.Dropout)]
-    if len(parts) != 3 or not isinstance(parts[0], nn.Linear) or not isinstance(parts[2], nn.Linear):
+    first, middle, last = parts if len(parts) == 3 else (None, None, None)
+    if not isinstance(first, nn.Linear) or not isinstance(last, nn.Linear):
         _refuse(f"it is {[type(part).__name__ for part in parts]}", "Linear, activation, Linear")
-    first, middle, last = parts
-    return Dense("ffn", activation_of(middle), first.weight.t(), last.weight.t(), first.bias, last.bias)
+    return Dense("ffn", activation_of(middle), first.weight.t(), last.weight.t(), _bias(first), _bias(last))
 
 
 def _glu(ffn: nn.Module, gate: nn.Linear, up: nn.Linear, down: nn.Linear) -> Dense:
     acting = next((getattr(ffn, name) for name in ("act_fn", "act", "activation") if hasattr(ffn, name)), nn.SiLU())
-    both = gate.bias is not None and up.bias is not None
-    b_in = torch.cat((gate.bias, up.bias)) if both else None
-    return Dense("glu", activation_of(acting), torch.cat((gate.weight, up.weight)).t(), down.weight.t(), b_in, down.bias)
+    halves = [one for one in (_bias(gate), _bias(up)) if one is not None]
+    if len(halves) == 1:
+        _refuse("only one of its two input projections has a bias", "give both one, or none")
+    b_in = torch.cat(halves) if halves else None
+    return Dense("glu", activation_of(acting), torch.cat((gate.weight, up.weight)).t(), down.weight.t(), b_in, _bias(down))
 
 
 def bank_of_copies(dense: Dense, experts: int) -> ExpertBank:
@@ -107,8 +114,8 @@ def bank_of_slices(dense: Dense, experts: int) -> ExpertBank:
     def cut(part: Tensor) -> Tensor:
         if part is dense.w_out_HO:
             return part.reshape(experts, -1, d_out)
-        pieces = part.unflatten(-1, (halves, experts, -1)).movedim(-2, 0)
-        return pieces.flatten(-2)
+        pieces = part.reshape(*part.shape[:-1], halves, experts, -1).movedim(-2, 0)
+        return torch.flatten(pieces, -2)
 
     _fill(bank, dense, cut, lambda bias_O: (bias_O / experts).expand(experts, d_out))
     return bank
