@@ -91,8 +91,13 @@ class ExpertChoice(Selector):
     def forward(self, selection_TE: Tensor, scores: Scores, context: RouteContext) -> Plan:
         """Let the experts choose."""
         checked(selection_TE, scores, context)
-        chosen_TE = self.chosen(selection_TE.detach(), context)
+        chosen_TE = self.chosen(self.ranking(selection_TE, scores).detach(), context)
         return plan_from_mask(chosen_TE, self.weights(scores, chosen_TE, context))
+
+    def ranking(self, selection_TE: Tensor, scores: Scores) -> Tensor:
+        """What tokens are compared by."""
+        del scores
+        return selection_TE
 
     def chosen(self, selection_TE: Tensor, context: RouteContext) -> Tensor:
         """Mask [T, E]."""
@@ -118,6 +123,8 @@ class ExpertChoicePerSequence(ExpertChoice):
 class PatchChoice(ExpertChoicePerSequence):
     """Each expert takes its top l patches of each image, weighed by a softmax over those l (per expert, per image).
 
+    Patches are compared by an expert's logits, not by a probability over experts; a balancer's shift has no effect.
+
     patches  l; with l = 1 the weight is the constant 1 and the gate's gradient zero, so it is refused
     """
 
@@ -126,6 +133,11 @@ class PatchChoice(ExpertChoicePerSequence):
         if patches < 2:
             raise UserError(f"{patches} patches per expert", field="patches", fix="at least 2: one patch weighs 1, no gradient")
         self.patches = patches
+
+    def ranking(self, selection_TE: Tensor, scores: Scores) -> Tensor:
+        """The logits."""
+        del selection_TE
+        return scores.logits_TE
 
     def seats_B(self, context: RouteContext, real_BS: Tensor, experts: int) -> Tensor:
         """The l of every image; fewer where it has fewer real patches."""
