@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from junctor.errors import UserError
-from junctor.layers.adapter_gates import comol, comol_adapter, lora_mixer, mutual_information
+from junctor.layers.adapter_gates import comol, comol_adapter, lime_adapter, lora_mixer, mutual_information
 from junctor.layers.balancing import shannon, tsallis
 from junctor.layers.dynmole import EntropyHybrid, dynmole
 from junctor.layers.plan import RouteContext, Scores
@@ -211,3 +211,19 @@ def test_lora_mixer_is_hard_while_tasks_are_known_and_routes_learn_them():
     assert before < 0.1 < 0.5 * math.log(E) < after
     later, _ = gate(RouteContext(x_TD=x, task_ids_T=task, training=False))
     assert later.edges == 160
+
+
+def test_lime_has_no_routing_parameter_and_reads_output_and_delta():
+    torch.manual_seed(0)
+    layer, x = lime_adapter(nn.Linear(D, 5), E, rank=2), torch.randn(T, D)
+    assert not list(layer.gate.parameters())
+    nn.init.normal_(layer.bank.up.weight)
+    nn.init.normal_(layer.bank.modulation_EO)
+    plan, scores = layer.route(x)
+    torch.testing.assert_close(layer(x), layer.linear(x) + layer.bank(x, plan))
+    count = plan.chosen_TE().sum(1)
+    assert count.min() >= 1
+    assert count.max() <= E
+    with torch.no_grad():
+        layer.bank.up.weight.mul_(-1.0)
+    assert not torch.equal(layer.route(x)[1].logits_TE, scores.logits_TE)

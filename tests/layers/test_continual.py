@@ -17,7 +17,7 @@ D, E = 8, 4
 @pytest.mark.parametrize("build", [same, t2mir_token, t2mir_task])
 def test_every_gate_gives_a_sound_plan_and_answers_bad_input(build):
     gate = build(D, E)
-    plan, scores = gate(RouteContext(x_TD=torch.randn(D, 6).t(), shape=(2, 3)))
+    plan, _scores = gate(RouteContext(x_TD=torch.randn(D, 6).t(), shape=(2, 3)))
     plan.check()
     assert gate.causal == (build is not t2mir_task)
     assert gate(RouteContext(x_TD=torch.randn(6, D).half()))[1].logits_TE.dtype == torch.float32

@@ -5,18 +5,21 @@ Shape suffixes: T tokens, E adapters, R rank, D width.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from junctor.errors import UserError
-from junctor.layers.adapters import AdaptedLinear, CoreBank
+from junctor.layers.adapters import AdaptedLinear, CoreBank, LimeBank
 from junctor.layers.balancing import LossBalancer, mean_rows
 from junctor.layers.contracts import Gate, Scorer, Selector
 from junctor.layers.linear import LinearScorer, fp32_logits
 from junctor.layers.plan import Plan, RouteContext, Scores
 from junctor.layers.pooling import All, LinearScore, task_T
 from junctor.layers.selectors import TopK, checked, plan_from_mask, real_T
+from junctor.layers.zero_parameter import FirstChannelScorer, lime
 
 
 class CoreScorer(Scorer):
@@ -46,6 +49,17 @@ def comol_adapter(linear: nn.Linear, experts: int, rank: int = 8, alpha: float =
     return AdaptedLinear(linear, bank, comol(linear.in_features, experts, rank, k, bank.down))
 
 
+def lime_adapter(linear: nn.Linear, experts: int, rank: int = 8, alpha: float = 16.0, **settings: Any) -> AdaptedLinear:
+    """A frozen linear layer with LiME on it: the gate without parameters reads the layer's output and the bank's delta.
+
+    settings   of `zero_parameter.lime`: theta, gamma, temperature, window …
+    """
+    bank = LimeBank(linear.in_features, linear.out_features, experts, rank, alpha)
+    gate = lime(linear.in_features, experts, **settings)
+    cast(FirstChannelScorer, gate.scorer).attach(linear, bank.delta)
+    return AdaptedLinear(linear, bank, gate)
+
+
 class HardSoft(Selector):
     """Hard while the task is known: in training with task ids, the adapter of the token's task alone; else the k likeliest.
 
@@ -68,7 +82,7 @@ class HardSoft(Selector):
 
 
 class SpecialisationBalance(LossBalancer):
-    """LoRA-Mixer's balance: Switch loss over the batch, and cross-entropy of the gate with the token's task where it is known."""
+    """LoRA-Mixer's balance: Switch loss over the batch, and cross-entropy with the token's task where it is known."""
 
     def __init__(self, balance: float, align: float) -> None:
         super().__init__(switch=balance)

@@ -86,7 +86,9 @@ class LoraBank(Bank):
 
 
 class CoreBank(Bank):
-    """CoMoL: E cores C_e [R, R] between one shared A [R, D] and one shared B [O, R]: dW(x) = (alpha / r) B (sum_e g_e(x) C_e) A.
+    """CoMoL: E cores C_e [R, R] between one shared A [R, D] and one shared B [O, R].
+
+    dW(x) = (alpha / r) B (sum_e g_e(x) C_e) A.
 
     Merging in the core equals the sum of the adapters' outputs exactly, because the map is linear in C. Parameters:
     R (D + O) + E R²; the gate adds E R when it reads A x (`comol`). Source: the paper's abstract; initial values (cores the
@@ -120,8 +122,8 @@ class CoreBank(Bank):
 class PyramidBank(Bank):
     """EPT: one shared subspace A [R, D]; scale s reads its first R_s rows and has its own up-projection B_s [O, R_s].
 
-    y = sum_s w_s B_s (A x)[:R_s]; for fixed weights (one task) this is one matrix, W = sum_s w_s B_s A[:R_s] (`reparameterised`),
-    so that a task costs nothing extra when served. Source: the paper's abstract ("Expert Pyramid Tuning"); nesting the scales as
+    y = sum_s w_s B_s (A x)[:R_s]; for fixed weights (one task) this is one matrix, W = sum_s w_s B_s A[:R_s]
+    (`reparameterised`), so that a task costs nothing extra when served. Source: the paper's abstract; nesting the scales as
     prefixes of one subspace, and the task-aware gate being a softmax over a table, are our reading, unverified.
     """
 
@@ -149,8 +151,8 @@ class PyramidBank(Bank):
 class LimeBank(Bank):
     """LiME: one shared LoRA delta, modulated per expert: y = delta(x) * (sum_e w_te m_e + m_0), with m_e [O].
 
-    m_e starts at 1 and m_0 (the shared vector) at 0, so that with weights that sum to one it starts as plain LoRA. The plan comes
-    from the gate without parameters. Source: the authors' code, in part; the initial values are unverified.
+    m_e starts at 1 and m_0 (the shared vector) at 0, so that with weights that sum to one it starts as plain LoRA. The plan
+    comes from the gate without parameters. Source: the authors' code, in part; the initial values are unverified.
     """
 
     def __init__(self, d_in: int, d_out: int, experts: int, rank: int = 8, alpha: float = 16.0) -> None:

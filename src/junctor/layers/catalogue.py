@@ -169,7 +169,7 @@ GATES: tuple[GateEntry, ...] = (
     GateEntry(
         "smear",
         "junctor.layers.merging:smear",
-        "Muqeeth et al. 2023, Soft Merging of Experts with Adaptive Routing, section 3",
+        "Muqeeth et al. 2023, Soft Merging of Experts with Adaptive Routing",
         "adapted",
         "one distribution per example, for merging the experts' parameters",
         causal=False,
@@ -191,21 +191,21 @@ GATES: tuple[GateEntry, ...] = (
     GateEntry(
         "ept",
         "junctor.layers.task_table:ept",
-        "Expert Pyramid Tuning (abstract)",
+        "EPT, pyramid of adapters (abstract)",
         "adapted",
         "task table over the scales of a pyramid of adapters",
     ),
     GateEntry(
         "phatgoose",
         "junctor.layers.prototypes:phatgoose",
-        "Muqeeth et al. 2024, PHATGOOSE, section 3",
+        "Muqeeth et al. 2024, PHATGOOSE",
         "faithful",
         "top-2 of normalised products with vectors trained apart",
     ),
     GateEntry(
         "glider",
         "junctor.layers.prototypes:glider",
-        "GLIDER, Global and Local Instruction-Driven Expert Router (abstract)",
+        "Glider, global and local scores (abstract)",
         "adapted",
         "an instruction's score beside the token's",
     ),
@@ -289,7 +289,7 @@ GATES: tuple[GateEntry, ...] = (
     ),
     GateEntry(
         "testam",
-        "junctor.layers.domains:testam",
+        "junctor.layers.domains:least_error",
         "TESTAM (abstract)",
         "adapted",
         "top-1, trained as a classifier of which expert errs least",
@@ -308,7 +308,7 @@ SYSTEMS: tuple[GateEntry, ...] = (
     GateEntry(
         "smear-merge",
         "junctor.layers.merging:MergedExperts",
-        "Muqeeth et al. 2023, SMEAR, section 3",
+        "Muqeeth et al. 2023, SMEAR",
         "faithful",
         "one pass through the weighted average of the experts' parameters",
         causal=False,
@@ -330,7 +330,7 @@ SYSTEMS: tuple[GateEntry, ...] = (
     GateEntry(
         "mhr",
         "junctor.layers.task_table:MhrLinear",
-        "Caccia et al. 2023, Multi-Head Adapter Routing, section 3",
+        "Caccia et al. 2023, Multi-Head Adapter Routing",
         "faithful",
         "adapters merged per task and block; -z and -mu forms",
     ),
@@ -351,7 +351,7 @@ SYSTEMS: tuple[GateEntry, ...] = (
     GateEntry(
         "ept-bank",
         "junctor.layers.adapters:PyramidBank",
-        "Expert Pyramid Tuning (abstract)",
+        "EPT, pyramid of adapters (abstract)",
         "adapted",
         "up-projections of several widths over one subspace",
     ),

@@ -67,7 +67,7 @@ class RememberingScorer(Float32State, LinearScorer):
 def same(d_model: int, experts: int, k: int = 2, balance: float = 0.0) -> Gate:
     """SAME's gate: linear top-k whose updates are projected off the old tasks' inputs (`same_step`).
 
-    Source: the abstract only ("stabilized mixture-of-experts for multimodal continual instruction tuning"). The projection gives
+    Source: the abstract only. The projection gives
     logits that do not change on the span of the seen inputs; how the paper chooses its rank, the damping's exact form and the
     rule of adaptive freezing are unverified.
     """
@@ -144,8 +144,9 @@ class TaskCodeScorer(NoisyScorer):
 class TaskContrast(LossBalancer):
     """InfoNCE between codes and a momentum copy's codes, so that sequences of one task lie together; plus CV² of importance.
 
-    loss_b = -log (sum over sequences j of b's task exp(q_b · k_j / temperature) / sum over all j), q and k of unit length, k from
-    the copy. Without task ids only b itself is of b's task. The copy follows in `update`: copy = momentum copy + (1 - momentum) encoder.
+    loss_b = -log (sum over sequences j of b's task exp(q_b · k_j / temperature) / sum over all j), q and k of unit length, k
+    from the copy. Without task ids only b itself is of b's task. The copy follows in `update`: copy = momentum copy + (1 -
+    momentum) encoder.
     """
 
     def __init__(self, scorer: TaskCodeScorer, weight: float, momentum: float, temperature: float, importance: float) -> None:
@@ -174,6 +175,7 @@ class TaskContrast(LossBalancer):
     @torch.no_grad()
     def update(self, counts_E: Tensor) -> None:
         """Move the copy; once per optimiser step."""
+        del counts_E
         for kept, now in zip(self.copy.parameters(), self.__dict__["source"].parameters(), strict=True):
             kept.lerp_(now.to(kept), 1.0 - self.momentum)
 

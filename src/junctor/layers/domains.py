@@ -60,7 +60,7 @@ def allowed_QE(family_of_Q: Sequence[int], experts: int, shared: int) -> Tensor:
 
 
 class FamilyScorer(LinearScorer):
-    """z = x Wᵀ over the experts that the token's language may use, minus infinity elsewhere; softmax. Languages are task ids."""
+    """z = x Wᵀ over the experts that the token's language may use, minus infinity elsewhere. Languages are task ids."""
 
     allowed_QE: Tensor
 
@@ -80,6 +80,7 @@ class OnlyAllowed(Balancer):
 
     def adjust(self, scores: Scores, context: RouteContext) -> Tensor:
         """Probabilities, or minus infinity."""
+        del context
         return scores.probs_TE.detach().masked_fill(scores.logits_TE.isneginf(), float("-inf"))
 
 
@@ -108,7 +109,7 @@ def middle_layers(layers: int) -> range:
 
 
 def pivot_bonus(pivot_LE: Tensor, bonus: float, top: int, layers: Sequence[int] | None = None) -> Tensor:
-    """[L, E], `bonus` for the `top` experts that the pivot language uses most in each of these layers (middle ones), else zero."""
+    """[L, E], `bonus` for the `top` experts that the pivot language uses most in each of these layers (middle ones)."""
     check_k(top, pivot_LE.shape[1], field="top")
     out_LE = torch.zeros_like(pivot_LE)
     for layer in middle_layers(pivot_LE.shape[0]) if layers is None else layers:
@@ -162,12 +163,12 @@ def classification_loss(scores: Scores, error_TE: Tensor) -> Tensor:
     return mean_rows(each_T[:, None]).sum()
 
 
-def testam(d_model: int, experts: int = 3) -> Gate:
+def least_error(d_model: int, experts: int = 3) -> Gate:
     """TESTAM's gate: top-1 among (three) experts of different kind, trained as a classifier by `classification_loss`.
 
     Every expert runs in training, to know the errors; one runs afterwards. Source: the abstract only ("A time-enhanced
-    spatio-temporal attention model with mixture of experts"); its second loss (avoiding the worst expert) and the memory that its
-    gate reads are not built. Experts of any kind will do here.
+    spatio-temporal attention model with mixture of experts"); its second loss (avoiding the worst expert) and the memory that
+    its gate reads are not built. Experts of any kind will do here.
     """
     return Gate(LinearScorer(d_model, experts), TopK(1, "plain"))
 

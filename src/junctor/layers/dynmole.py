@@ -17,10 +17,11 @@ from junctor.layers.selectors import check_k, checked, plan_from_mask, real_T
 
 
 class EntropyHybrid(Selector):
-    """All experts where S_q(p) > threshold; else the experts whose cumulative mass stays at or below `mass`, and at least `least`.
+    """All experts where S_q(p) > threshold; else those whose cumulative mass stays at or below `mass`, and at least `least`.
 
-    S_q(p) = (1 - sum p^q) / (q - 1). Weights are p itself, not renormalised. The released code keeps a prefix while its cumulative
-    mass is <= mass, so the expert that crosses is left out (other top-p gates keep it): `least` is what saves a token with p_1 > mass.
+    S_q(p) = (1 - sum p^q) / (q - 1). Weights are p itself, not renormalised. The released code keeps a prefix while its
+    cumulative mass is <= mass, so the expert that crosses is left out (other top-p gates keep it): `least` is what saves a
+    token with p_1 > mass.
     """
 
     def __init__(self, threshold: float, q: float = 1.1, mass: float = 0.75, least: int = 2) -> None:
@@ -54,7 +55,7 @@ def dynmole(
 ) -> Gate:
     """DynMoLE's gate: linear scores, the entropy hybrid, Tsallis entropy loss (1e-2) and Switch loss (1e-3).
 
-    Source: the abstract ("Dynamic Mixture of LoRA Experts", hybrid routing) and public training code for the order of operations,
+    Source: the abstract and public training code for the order of operations,
     q and the loss weights. Unverified: threshold 0.9, mass 0.75 and least 2 as the paper's settings.
     """
     selector = EntropyHybrid(threshold, q, mass, min(least, experts))

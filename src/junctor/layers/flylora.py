@@ -45,8 +45,8 @@ class FrozenProjection(Scorer):
 class MagnitudeBias(LossFree):
     """Selection by size of y, shifted by d; per optimiser step d += rate * sign(mean count - count).
 
-    form   "magnitude": |y| + d, our correction: a starved rank is picked more. "released": |y + d| as in the authors' code, where
-           a positive d makes a rank with y < 0 *less* likely: on Gaussian inputs the load grows apart and d without bound
+    form   "magnitude": |y| + d, our correction: a starved rank is picked more. "released": |y + d| as in the authors' code,
+           where a positive d makes a rank with y < 0 *less* likely: on Gaussian inputs the load grows apart and d without bound
     """
 
     def __init__(self, experts: int, form: Form = "magnitude", rate: float = 1e-3) -> None:
@@ -57,6 +57,7 @@ class MagnitudeBias(LossFree):
 
     def adjust(self, scores: Scores, context: RouteContext) -> Tensor:
         """Selection scores, detached."""
+        del context
         y_TE = scores.logits_TE.detach()
         return (y_TE + self.bias_E).abs() if self.form == "released" else y_TE.abs() + self.bias_E
 

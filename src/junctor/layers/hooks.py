@@ -1,4 +1,4 @@
-"""What a training loop needs beside the loss: policy gradients, projected steps, logit shifts tuned at test time. Wrappers only.
+"""What a training loop needs beside the loss: policy gradients, projected steps, logit shifts tuned at test time.
 
 Shape suffixes: M samples of the same input, T tokens, E experts, D width, O outputs, R rank of a kept subspace.
 """
@@ -41,7 +41,7 @@ def rloo_loss(logp_M: Tensor, reward_M: Tensor) -> Tensor:
 
 
 def input_basis(x_TD: Tensor, energy: float = 0.999) -> Tensor:
-    """Orthonormal [D, R]: the fewest directions that hold this share of the inputs' energy; energy 1 keeps the whole row space."""
+    """Orthonormal [D, R]: the fewest directions that hold this share of the inputs' energy; 1 keeps the whole row space."""
     if not 0.0 < energy <= 1.0:
         raise UserError(f"energy {energy}", field="energy", fix="above 0, at most 1")
     _, value_R, rows_RD = torch.linalg.svd(x_TD.double(), full_matrices=False)

@@ -1,6 +1,6 @@
 """Merge experts instead of selecting them: parameters (SMEAR), modulations (MoFME), finished models (KALAVAI).
 
-Shape suffixes: T tokens, B examples (sequences), S tokens per example, E experts, D width, V outputs, P parameters of one expert.
+Shape suffixes: T tokens, B examples (sequences), S tokens per example, E experts, D width, V outputs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from junctor.layers.pooling import All, mean_BD, standardised
 class SmearScorer(Scorer):
     """One distribution per example: p = softmax(LN(mean_t x_t) · LN(v_e) / sqrt(D)); every token of the example has it.
 
-    SMEAR ("Soft Merging of Experts with Adaptive Routing", section 3; router as in the authors' code). The mean sees later
+    SMEAR ("Soft Merging of Experts with Adaptive Routing"; router as in the authors' code). The mean sees later
     tokens, so causal=False. Whether the norms have learned scales is unverified: here they have none.
     """
 
@@ -65,8 +65,8 @@ def merged_parameters(experts: Sequence[nn.Module], weight_BE: Tensor) -> dict[s
 class MergedExperts(nn.Module):
     """SMEAR's dispatcher: one pass per example through the weighted average of the experts' parameters.
 
-    y_b = f(x_b; sum_e w_be W_e). For an expert that is linear in its parameters this is the sum of outputs; for others it is not.
-    The cost in multiply-adds does not grow with E beyond the averaging itself.
+    y_b = f(x_b; sum_e w_be W_e). For an expert that is linear in its parameters this is the sum of outputs; for others it is
+    not. The cost in multiply-adds does not grow with E beyond the averaging itself.
     """
 
     def __init__(self, gate: Gate, experts: Sequence[nn.Module]) -> None:
@@ -101,10 +101,10 @@ class MergedExperts(nn.Module):
 class FilmBank(nn.Module):
     """MoFME's experts: feature-wise modulations of one shared base. y = adaptor(sum_e w_e ((A_e h + a_e) * h + B_e h + b_e)).
 
-    h = base(x) [T, D]; A_e, B_e are D x D, so an expert adds 2 D² + 2 D parameters. Built as the identity: A = B = b = 0, a = 1,
-    adaptor = 1; with weights that sum to one the base's output then comes back exactly. Source: the authors' code ("Efficient
-    Deweather Mixture-of-Experts with Uncertainty-aware Feature-wise Linear Modulation"); the gate is a plan, so any gate serves.
-    A token without an edge keeps h. Whether the released adaptor has a bias is unverified; here it has none.
+    h = base(x) [T, D]; A_e, B_e are D x D, so an expert adds 2 D² + 2 D parameters. Built as the identity: A = B = b = 0, a =
+    1, adaptor = 1; with weights that sum to one the base's output then comes back exactly. Source: the authors' code
+    ("Efficient Deweather Mixture-of-Experts with Uncertainty-aware Feature-wise Linear Modulation"); the gate is a plan, so
+    any gate serves. A token without an edge keeps h. Whether the released adaptor has a bias is unverified; here it has none.
     """
 
     def __init__(self, base: nn.Module, d_model: int, experts: int) -> None:
@@ -139,7 +139,7 @@ GAIN_OFFSETS = {"abstract": -2.72, "readme": -2.84}
 
 
 def divergence(base_loss_E: Tensor, own_loss_E: Tensor) -> float:
-    """KALAVAI's divergence in per cent: mean over domains of how far a specialist's loss on its own domain is below the base's."""
+    """KALAVAI's divergence in per cent: mean over domains of how far a specialist's own loss is below the base's."""
     if base_loss_E.shape != own_loss_E.shape or not bool((base_loss_E > 0).all()):
         raise UserError("needs one positive base loss per specialist", field="base_loss_E", fix="losses on held-out rows")
     return float((100.0 * (base_loss_E - own_loss_E) / base_loss_E).mean())
@@ -159,7 +159,8 @@ def predicted_gain(divergence_percent: float, constants: Literal["abstract", "re
 def kalavai(d_model: int, experts: int) -> Gate:
     """The gate of KALAVAI: one linear map without bias, soft over all specialists, trained last (500 steps). Use `Fused`.
 
-    All specialists run: sending a token to the likeliest alone lost 21.1 per cent in the authors' runs. Source: readme and code.
+    All specialists run: sending a token to the likeliest alone lost 21.1 per cent in the authors' runs. Source: readme and
+    code.
     """
     return Gate(LinearScorer(d_model, experts, std=0.0), All())
 

@@ -33,7 +33,7 @@ class Float32State(nn.Module):
 class LinearScore(nn.Linear):
     """A linear map whose product is computed in fp32."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Logits, fp32."""
         return fp32_logits(input, self.weight, self.bias)
 

@@ -49,7 +49,7 @@ class PrototypeScorer(Scorer):
 def phatgoose(d_model: int, experts: int, k: int = 2) -> Gate:
     """PHATGOOSE's gate: top-2 of z, softmax over the two, per token and module; vectors from `fit_gate_vector`.
 
-    Source: the authors' code ("Learning to Route Among Specialized Experts for Zero-Shot Generalization", section 3).
+    Source: the authors' code ("Learning to Route Among Specialized Experts for Zero-Shot Generalization").
     """
     return Gate(PrototypeScorer(d_model, experts), _top(min(k, experts)))
 
@@ -138,7 +138,7 @@ def glider(
 ) -> Gate:
     """Glider: a global score from an instruction's embedding beside a local one per token and module; top-2.
 
-    Source: the paper's abstract ("Glider: Global and Local Instruction-Driven Expert Router"). There the instruction is written by
-    a language model; here any embedding serves. The mixing rule and its weight are unverified.
+    Source: the paper's abstract ("Glider: Global and Local Instruction-Driven Expert Router"). There the instruction is
+    written by a language model; here any embedding serves. The mixing rule and its weight are unverified.
     """
     return Gate(GliderScorer(d_model, experts, tasks, width, mix, temperature), _top(min(k, experts)))

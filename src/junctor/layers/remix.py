@@ -30,9 +30,9 @@ def sequence_logp(logits_TE: Tensor, drawn_TK: Tensor) -> Tensor:
 class SubsetScorer(Scorer):
     """z = W x; in training k experts drawn without replacement in proportion to softmax(z), else the k largest.
 
-    probs_TE is 1/k on the drawn and 0 elsewhere: every chosen adapter weighs the same, so the effective support is k always, and
-    no gradient reaches the gate through the weights. `logp` is the draw's log probability: train with `hooks.rloo_loss`, reward =
-    -loss. Draws come from the context's generator (Gumbel keys, in fp32).
+    probs_TE is 1/k on the drawn and 0 elsewhere: every chosen adapter weighs the same, so the effective support is k always,
+    and no gradient reaches the gate through the weights. `logp` is the draw's log probability: train with `hooks.rloo_loss`,
+    reward = -loss. Draws come from the context's generator (Gumbel keys, in fp32).
     """
 
     def __init__(self, d_model: int, experts: int, k: int) -> None:
@@ -59,7 +59,7 @@ class SubsetScorer(Scorer):
 def remix(d_model: int, experts: int, k: int = 2) -> Gate:
     """ReMix's gate.
 
-    Source: the paper's abstract and a summary ("Reinforcement routing for mixtures of LoRAs"). That subsets are drawn without
+    Source: the paper's abstract and a summary. That subsets are drawn without
     replacement, and per token, is our reading, unverified.
     """
     return Gate(SubsetScorer(d_model, experts, min(k, experts)), TopK(min(k, experts), "plain"))

@@ -1,7 +1,7 @@
 """Gates that read the task, not the token: Poly, MHR and their cheap forms, EPT's scales.
 
-Shape suffixes: T tokens, B examples, S tokens per example, E skills (adapters), H blocks of the width, D input, O output, R rank,
-X = D / H, Y = O / H, Q tasks.
+Shape suffixes: T tokens, B examples, S tokens per example, E skills (adapters), H blocks of the width, D input, O output, R
+rank, X = D / H, Y = O / H, Q tasks.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ def poly(d_model: int, experts: int, tasks: int = 1) -> Gate:
 
 
 def ept(d_model: int, experts: int, tasks: int = 1) -> Gate:
-    """EPT's task-aware gate: softmax of a table over the pyramid's scales; use it with `adapters.PyramidBank`. Form unverified."""
+    """EPT's task-aware gate: softmax of a table over the scales of `adapters.PyramidBank`. Form unverified."""
     return Gate(TaskTableScorer(d_model, experts, tasks, "softmax"), All())
 
 
 class MhrLinear(nn.Module):
     """A frozen linear layer with E LoRA skills merged per task and per block: MHR; with one block it is Poly.
 
-    W[q, h] = sigmoid(Z[q, h]) / sum sigmoid over skills; block h of A (inputs X h … X (h+1)) is sum_e W[q, h, e] A_e's block, block h
-    of B (outputs) likewise; y = W_0 x + (alpha / r) B_q A_q x. Source: the authors' code ("Multi-Head Adapter Routing", section 3).
-    MHR-z: `train_table_only()`. MHR-mu: `averaged()`, one adapter for all tasks, the skills' mean.
+    W[q, h] = sigmoid(Z[q, h]) / sum sigmoid over skills; block h of A (inputs X h … X (h+1)) is sum_e W[q, h, e] A_e's block,
+    block h of B (outputs) likewise; y = W_0 x + (alpha / r) B_q A_q x. Source: the authors' code ("Multi-Head Adapter
+    Routing"). MHR-z: `train_table_only()`. MHR-mu: `averaged()`, one adapter for all tasks, the skills' mean.
     """
 
     def __init__(
