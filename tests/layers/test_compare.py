@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from junctor.errors import UnknownName, UserError  # noqa: E402
-from junctor.layers import catalogue, compare, text_data  # noqa: E402
+from junctor.layers import catalogue, compare, plots, text_data  # noqa: E402
 from junctor.layers.compare import CompareSettings  # noqa: E402
 
 TEXT = "the junction sends the long train down the slow line and the short one down the fast line. " * 12
@@ -75,6 +75,7 @@ def test_the_document_has_a_row_with_figures_per_gate(data: Path, tmp_path: Path
     assert 0 <= routed["entropy"] <= 1
     assert 0 <= routed["max_violation"] <= 3
     assert routed["srp"] is not None
+    assert 0 <= routed["flip_rate"] <= 1
     assert len(routed["vs_dense"]) == 3
     assert [step for step, _ in made["curves"]["top-k"]["train"][1]] == [1, 2, 3, 4, 5]
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["rows"] == made["rows"]
@@ -152,10 +153,13 @@ def test_intervals_over_seeds() -> None:
 def test_pictures_are_drawn(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     made = compare.compare(replace(TINY, seeds=1, steps=2), data, tmp_path / "out")
-    paths = compare.draw(made, tmp_path / "out")
+    paths = plots.draw_comparison(made, tmp_path / "out")
     assert {path.suffix for path in paths} == {".svg", ".png"}
     assert all(path.stat().st_size > 2000 for path in paths)
     assert len(paths) == 6
+    again = plots.draw_comparison(made, tmp_path / "again")
+    assert (tmp_path / "out" / "losses.svg").read_text() == (tmp_path / "again" / "losses.svg").read_text()
+    assert len(again) == 6
 
 
 @pytest.fixture
@@ -187,7 +191,8 @@ def test_the_command_compares_and_reports(junctor, data: Path) -> None:
     code, out, err = junctor("report", "o")
     assert code == 0, err
     assert "SRP" in out
-    code, out, err = junctor("report", "o/runs/top-k-0.json")
+    code, out, err = junctor("report", "o/runs/top-k-0.json", "--plots", "drawn")
+    assert {path.stem for path in Path("drawn").iterdir()} == {"max_violation", "entropy", "loads"}
     assert code == 0, err
     assert "blocks.0.ffn" in out
     code, out, _ = junctor("report", "o", "--json")

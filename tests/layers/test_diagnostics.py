@@ -190,13 +190,40 @@ def test_the_recorder_counts_what_passes_while_it_is_open(tmp_path: Path) -> Non
     assert [line["step"] for line in seen["0"]["history"]] == [0, 1, 2]
     assert seen["0"]["history"][0]["experts_per_token"] == 1.0
     assert {"srp", "srp_random", "sch", "sch_random", "specialisation", "classes_per_route"} <= set(seen["1"])
-    assert recorder.traces["0"].kept >= 64
-    assert recorder.traces["0"].kept < 64 + 48
+    assert 64 <= len(recorder.routes()["0"]) < 64 + 48
+    assert "flip_rate" not in seen["0"]["history"][0]
+    assert seen["0"]["history"][1]["flip_rate"] == 0.0
+    assert "committee" not in seen["0"]
     recorder.save(tmp_path / "deep" / "d.json")
     assert json.loads((tmp_path / "deep" / "d.json").read_text()) == recorder.summary()
     assert not model[0]._forward_hooks
     with pytest.raises(UserError, match="written"):
         recorder.save(tmp_path)
+
+
+def test_the_recorder_finds_the_committee_of_the_tasks() -> None:
+    model = torch.nn.ModuleList([Gate(Given(4, 4), Best())])
+    x = torch.zeros(60, 4)
+    x[:40, 2] = 1.0  # two thirds of each task go to expert 2
+    x[40:, 0] = 1.0
+    recorder = Recorder(model)
+    with recorder.step(0):
+        model[0](RouteContext(x, task_ids_T=torch.arange(60) % 2))
+    seen = recorder.summary(segment=4)["layers"]["0"]
+    assert seen["committee"] == [2]
+    assert seen["committee_coverage"] == pytest.approx(2 / 3)
+
+
+def test_a_replayed_forward_is_not_counted() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    model = torch.nn.ModuleList([Gate(Given(4, 4), Best())])
+    x = torch.randn(10, 4, requires_grad=True)
+    recorder = Recorder(model)
+    with recorder.step(0):
+        weights = checkpoint(lambda rows: model[0](RouteContext(rows))[0].weight_N, x, use_reentrant=False)
+        weights.sum().backward()
+    assert sum(recorder.summary()["layers"]["0"]["counts"]) == 10
 
 
 def test_flip_rates_between_two_recordings() -> None:

@@ -56,7 +56,7 @@ def compare(
     Example: junctor layers compare --gates loss-free,bip,dynamic-moe --steps 1000 --seeds 3 --data input.txt --out gates
     """
     need_torch()
-    from junctor.layers.compare import CompareSettings, draw
+    from junctor.layers.compare import CompareSettings
     from junctor.layers.compare import compare as run
 
     names = tuple(name.strip() for name in gates.split(",") if name.strip())
@@ -80,15 +80,15 @@ def compare(
     if json:
         write_json(document, json)
     _print_comparison(document, to_error=json == "-")
-    said = console(to_error=True)
-    said.print(f"table and curves: {out / 'compare.json'}", markup=False)
+    console(to_error=True).print(f"table and curves: {out / 'compare.json'}", markup=False)
     if plots:
-        said.print("pictures: " + ", ".join(str(path) for path in draw(document, out)), markup=False)
+        _draw(document, out)
 
 
 @layers.command("report", no_args_is_help=True)
 def report(
     run: Path = typer.Argument(metavar="RUN", help="Folder of a comparison, one run's JSON, or a Recorder's JSON."),
+    plots: Path | None = typer.Option(None, metavar="FOLDER", help="Draw it into this folder (SVG and PNG; needs matplotlib)."),
     json: bool = typer.Option(False, "--json", help="Print the same as JSON."),
 ) -> None:
     """Say what a run's gates did: balance, entropy, locality, specialisation, layer by layer.
@@ -96,6 +96,8 @@ def report(
     Examples: junctor layers report gates; junctor layers report gates/runs/bip-0.json; junctor layers report diagnostics.json
     """
     found = _read(run / "compare.json" if run.is_dir() else run)
+    if plots is not None:
+        _draw(found, plots)
     if json:
         write_json(found, "-")
     elif "rows" in found:
@@ -109,21 +111,32 @@ def report(
 def list_(json: bool = typer.Option(False, "--json", help="Print the same as JSON.")) -> None:
     """List gates, measures and planners: where each comes from, how close it is to that, and which gates are causal."""
     from junctor.layers.catalogue import GATES
-    from junctor.layers.parts import PARTS, PartEntry
+    from junctor.layers.parts import PARTS
 
     if json:
         gates = [{**_line(one), "kind": "gate", "causal": one.causal} for one in GATES]
         write_json(gates + [{**_line(one), "kind": one.kind, "causal": None} for one in PARTS], "-")
         return
     out = console()
-    for one in (*GATES, *PARTS):
-        note = f", {one.kind}" if isinstance(one, PartEntry) else "" if one.causal else ", not causal"
-        out.print(f"[bold]{one.name}[/bold]  [dim]{one.status}{note}[/dim]")
-        out.print(f"    {one.summary}  [dim]{one.source}[/dim]")
+    notes = [(_line(one), "" if one.causal else ", not causal") for one in GATES]
+    for line, note in notes + [(_line(one), f", {one.kind}") for one in PARTS]:
+        out.print(f"[bold]{line['key']}[/bold]  [dim]{line['status']}{note}[/dim]")
+        out.print(f"    {line['summary']}  [dim]{line['source']}[/dim]")
 
 
 def _line(one: Any) -> dict[str, str]:
     return {"key": one.name, "source": one.source, "status": one.status, "summary": one.summary, "where": one.where}
+
+
+def _draw(found: Mapping[str, Any], folder: Path) -> None:
+    """Pictures of a comparison, or of one recording."""
+    from junctor.layers import plots
+
+    if "rows" in found:
+        made = plots.draw_comparison(found, folder)
+    else:
+        made = plots.draw_recording(found.get("diagnostics") or found, folder)
+    console(to_error=True).print("pictures: " + ", ".join(str(path) for path in made), markup=False)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -191,8 +204,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 def _print_routes(rows: Sequence[Mapping[str, Any]]) -> None:
     """How routes behave: locality beside chance, specialisation, distinct routes."""
-    columns = ("gate", "SRP", "SRP by chance", "SCH", "specialisation", "routes", "dropped")
-    keys = ("srp", "srp_random", "sch", "specialisation_share", "effective_routes")
+    columns = ("gate", "SRP", "SRP by chance", "SCH", "specialisation", "routes", "flips", "dropped")
+    keys = ("srp", "srp_random", "sch", "specialisation_share", "effective_routes", "flip_rate")
     cells = [[row["gate"], *(_figure(row.get(key)) for key in keys), f"{row.get('dropped', 0):.0f}"] for row in rows]
     shown = [row for row, source in zip(cells, rows, strict=True) if source.get("srp") is not None]
     if shown:

@@ -99,6 +99,7 @@ class Run:
     max_violation: float = 0.0
     entropy: float = 0.0
     dropped: int = 0
+    flip_rate: float | None = None
     diagnostics: dict[str, Any] = field(default_factory=dict)
 
 
@@ -118,7 +119,7 @@ def parse_gate(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 def compare(settings: CompareSettings, data: Path, out: Path, progress: Step | None = None) -> dict[str, Any]:
-    """Train everything that is not there yet, and write `compare.json` with the table; plots are `draw`'s."""
+    """Train everything that is not there yet, and write `compare.json` with the table; `plots` draws it."""
     check(settings)
     text = text_data.read_text(data)
     names = ([DENSE] if settings.dense else []) + [name for name in settings.gates if name != DENSE]
@@ -297,6 +298,8 @@ def _take_diagnostics(run: Run, recorder: Recorder) -> None:
     run.max_violation = mean(line["max_violation"] for line in last)
     run.entropy = mean(line["entropy"] for line in last)
     run.dropped = int(sum(line["dropped"] for line in last))
+    flips = [line["flip_rate"] for line in last if "flip_rate" in line]
+    run.flip_rate = mean(flips) if flips else None
 
 
 def _routed(model: TinyLM) -> list[MoELayer]:
@@ -358,6 +361,8 @@ def _row(settings: CompareSettings, name: str, mine: Sequence[Run], runs: Sequen
     for key in ("srp", "srp_random", "sch", "specialisation_share", "effective_routes"):
         found = [layer[key] for run in done for layer in run.diagnostics.get("layers", {}).values() if key in layer]
         row[key] = mean(found) if found else None
+    flips = [run.flip_rate for run in done if run.flip_rate is not None]
+    row["flip_rate"] = mean(flips) if flips else None
     return row
 
 
@@ -372,22 +377,6 @@ def _shares(run: Run) -> list[list[float]]:
     """Each layer's load shares."""
     counts = [layer["counts"] for layer in run.diagnostics["layers"].values()]
     return [[c / max(1, sum(row)) for c in row] for row in counts]
-
-
-def draw(document: dict[str, Any], out: Path) -> list[Path]:
-    """The comparison's pictures beside its JSON; raises MissingExtra without matplotlib."""
-    from junctor.layers import plots
-
-    held = {name: curves["held"] for name, curves in document["curves"].items()}
-    rows = [(r["gate"], r["loss"], r["loss_low"], r["loss_high"]) for r in document["rows"] if not r["refused"]]
-    seeds = document["settings"]["seeds"]
-    made = plots.save_curves(held, out / "losses", title=f"Validation loss, {seeds} seeds", up="nats per character")
-    if rows:
-        across = "validation loss, nats per character" + (" (95 % over seeds)" if seeds > 1 else " (one seed: no interval)")
-        made += plots.save_intervals(rows, out / "final", title="Final validation loss", across=across)
-    if document["loads"]:
-        made += plots.save_loads(document["loads"], out / "loads", title="Load per layer and expert, seed 0")
-    return made
 
 
 def _tell(progress: Step | None, what: str, before: int, total: int, done: int) -> None:

@@ -16,6 +16,30 @@ FORMATS = ("svg", "png")
 Curve = Sequence[tuple[float, float]]
 
 
+def draw_comparison(document: Mapping[str, Any], out: Path) -> list[Path]:
+    """Losses over steps, final losses with intervals, and loads of a comparison's document."""
+    held = {name: curves["held"] for name, curves in document["curves"].items()}
+    rows = [(r["gate"], r["loss"], r["loss_low"], r["loss_high"]) for r in document["rows"] if not r["refused"]]
+    seeds = document["settings"]["seeds"]
+    made = save_curves(held, out / "losses", title=f"Validation loss, {seeds} seeds", up="nats per character")
+    if rows:
+        across = "validation loss, nats per character" + (" (95 % over seeds)" if seeds > 1 else " (one seed: no interval)")
+        made += save_intervals(rows, out / "final", title="Final validation loss", across=across)
+    if document["loads"]:
+        made += save_loads(document["loads"], out / "loads", title="Load per layer and expert, seed 0")
+    return made
+
+
+def draw_recording(summary: Mapping[str, Any], out: Path) -> list[Path]:
+    """MaxVio and entropy over steps, one line per layer, and the loads, of what a Recorder saved."""
+    layers, made = summary["layers"], []
+    for key, up in (("max_violation", "MaxVio"), ("entropy", "entropy of the scores over log E")):
+        lines = {name: [[(line["step"], line[key]) for line in layer["history"]]] for name, layer in layers.items()}
+        made += save_curves(lines, out / key, title=f"{up}, by layer", up=up)
+    shares = [[count / max(1, sum(layer["counts"])) for count in layer["counts"]] for layer in layers.values()]
+    return made + (save_loads({"all layers": shares}, out / "loads", title="Load per layer and expert") if shares else [])
+
+
 def save_curves(curves: Mapping[str, Sequence[Curve]], where: Path, *, title: str, up: str) -> list[Path]:
     """One line per name: the mean over its seeds at each step, a band from lowest to highest. Best final value first.
 

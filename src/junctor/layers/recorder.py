@@ -11,7 +11,7 @@ Shape suffixes: T tokens, E experts.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,26 +30,52 @@ SCHEMA = 1
 
 
 @dataclass(slots=True)
+class Routes:
+    """Routes of some tokens with what is known of those: token ids and task (domain) ids, -1 where they were not given."""
+
+    chosen_TE: Tensor
+    ids_T: Tensor
+    tasks_T: Tensor
+
+    @classmethod
+    def of(cls, plan: Plan, context: RouteContext | None) -> Routes:
+        """A plan's routes, on the CPU."""
+        ids_T = context.token_ids_T if context is not None else None
+        tasks_T = context.task_ids_T if context is not None else None
+        return cls(plan.chosen_TE().cpu(), _known(ids_T, plan.tokens), _known(tasks_T, plan.tokens))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Routes]) -> Routes:
+        """One after the other."""
+        return cls(
+            torch.cat([one.chosen_TE for one in parts]),
+            torch.cat([one.ids_T for one in parts]),
+            torch.cat([one.tasks_T for one in parts]),
+        )
+
+    def __len__(self) -> int:
+        return self.chosen_TE.shape[0]
+
+
+@dataclass(slots=True)
 class LayerTrace:
     """What was seen of one gate.
 
-    history    one line per step: MaxVio, entropy, experts per token, drops …, over that step's calls
+    history    one line per step: MaxVio, entropy, experts per token, drops, flips …, over that step's calls
     counts_E   edges since the beginning
-    routes, ids   the latest kept routes (bool [T, E]) and token ids of them, for locality and specialisation
+    kept       the latest routes, for locality and specialisation
+    before     the routes of the step before, for flips
+    calls, now, step_counts_E   of the open step
     """
 
     experts: int
     history: list[dict[str, float]] = field(default_factory=list)
     counts_E: Tensor | None = None
-    routes: list[Tensor] = field(default_factory=list)
-    ids: list[Tensor] = field(default_factory=list)
+    kept: list[Routes] = field(default_factory=list)
+    before: Routes | None = None
     calls: list[dict[str, float]] = field(default_factory=list)
+    now: list[Routes] = field(default_factory=list)
     step_counts_E: Tensor | None = None
-
-    @property
-    def kept(self) -> int:
-        """Tokens whose routes are kept."""
-        return sum(one.shape[0] for one in self.routes)
 
 
 class Recorder:
@@ -102,11 +128,12 @@ class Recorder:
             }
         )
         if self.keep and plan.granularity == "token":
-            trace.routes.append(plan.chosen_TE().cpu())
-            ids_T = context.token_ids_T if context is not None else None
-            trace.ids.append(torch.full((plan.tokens,), -1) if ids_T is None else ids_T.detach().reshape(-1).cpu())
-            while len(trace.routes) > 1 and trace.kept - trace.routes[0].shape[0] >= self.keep:
-                del trace.routes[0], trace.ids[0]
+            routes = Routes.of(plan, context)
+            trace.now.append(routes)
+            trace.kept.append(routes)
+            for held in (trace.now, trace.kept):
+                while len(held) > 1 and sum(map(len, held)) - len(held[0]) >= self.keep:
+                    del held[0]
 
     def summary(self, segment: int = 16) -> dict[str, Any]:
         """Everything as plain JSON: per layer the history and the figures over what was kept."""
@@ -115,7 +142,7 @@ class Recorder:
 
     def routes(self) -> dict[str, Tensor]:
         """The kept routes per layer, bool [T, E]: what two checkpoints are compared by."""
-        return {name: torch.cat(trace.routes) for name, trace in self.traces.items() if trace.routes}
+        return {name: Routes.joined(trace.kept).chosen_TE for name, trace in self.traces.items() if trace.kept}
 
     def save(self, path: Path, segment: int = 16) -> None:
         """Write the summary; raises UserError when the file cannot be written."""
@@ -141,9 +168,14 @@ def _close(trace: LayerTrace, number: int) -> None:
     line["experts_per_token"] = sum(call["edges"] for call in trace.calls) / tokens if tokens else 0.0
     line["entropy"] = sum(call["entropy"] * call["tokens"] for call in trace.calls) / tokens if tokens else 0.0
     line["max_violation"] = measure.max_violation(trace.step_counts_E)
+    if trace.now:
+        now, before = Routes.joined(trace.now), trace.before
+        if before is not None and torch.equal(now.ids_T, before.ids_T) and bool((now.ids_T >= 0).all()):
+            line["flip_rate"] = measure.flip_rate(before.chosen_TE, now.chosen_TE)  # the same tokens as in the step before
+        trace.before = now
     trace.history.append({"step": number, **line})
     trace.counts_E = trace.step_counts_E if trace.counts_E is None else trace.counts_E + trace.step_counts_E
-    trace.calls, trace.step_counts_E = [], None
+    trace.calls, trace.now, trace.step_counts_E = [], [], None
 
 
 def _figures(trace: LayerTrace, segment: int) -> dict[str, Any]:
@@ -157,8 +189,8 @@ def _figures(trace: LayerTrace, segment: int) -> dict[str, Any]:
         "history": trace.history,
     }
     if trace.kept:
-        chosen_TE = torch.cat(trace.routes)
-        figures |= _locality(chosen_TE, segment) | _classes(chosen_TE, torch.cat(trace.ids))
+        routes = Routes.joined(trace.kept)
+        figures |= _locality(routes.chosen_TE, segment) | _classes(routes.chosen_TE, routes.ids_T) | _committee(routes)
     return figures
 
 
@@ -198,3 +230,17 @@ def _classes(chosen_TE: Tensor, ids_T: Tensor) -> dict[str, Any]:
         "specialisation_share": measure.specialisation_share(used_CE),
         "classes_per_route": measure.compositions_per_route(chosen_TE[known_T], ids_T[known_T]),
     }
+
+
+def _committee(routes: Routes) -> dict[str, Any]:
+    """The standing committee over tasks, where at least two were named."""
+    mass_CE = measure.class_mass_CE(routes.chosen_TE, routes.tasks_T)
+    mass_CE = mass_CE[mass_CE.sum(1) > 0]
+    if len(mass_CE) < 2:
+        return {}
+    found = measure.standing_committee(mass_CE)
+    return {"committee": list(found.members), "committee_coverage": found.coverage, "gini": found.gini}
+
+
+def _known(ids_T: Tensor | None, tokens: int) -> Tensor:
+    return torch.full((tokens,), -1) if ids_T is None else ids_T.detach().reshape(-1).cpu()
