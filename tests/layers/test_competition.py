@@ -21,7 +21,7 @@ def test_the_winners_are_the_loudest_and_weigh_their_share() -> None:
     torch.manual_seed(0)
     gate = competesmoe(D, E, K, rate=1.0, warmup=0)
     weight = torch.randn(E, D, 3, requires_grad=True)
-    gate.scorer.attach(lambda x: torch.einsum("td,edo->teo", x, weight))
+    gate.scorer.attach_experts(lambda x: torch.einsum("td,edo->teo", x, weight))
     plan, scores = gate(RouteContext(tokens()))
     loud = torch.nn.functional.softplus(torch.einsum("td,edo->teo", tokens(), weight)).mean(-1)
     top = loud.topk(K, dim=1)
@@ -37,7 +37,7 @@ def test_its_losses_by_hand_and_whom_they_teach() -> None:
     torch.manual_seed(0)
     gate = competesmoe(D, E, K, rate=1.0, warmup=0, distil=2.0, diversity=0.5, switch=0.0)
     weight = torch.randn(E, D, 3, requires_grad=True)
-    gate.scorer.attach(lambda x: torch.einsum("td,edo->teo", x, weight))
+    gate.scorer.attach_experts(lambda x: torch.einsum("td,edo->teo", x, weight))
     context = RouteContext(tokens())
     plan, scores = gate(context)
     losses = gate.balancer.loss(plan, scores, context)
@@ -56,7 +56,7 @@ def test_the_router_learns_to_foresee_the_winners() -> None:
     torch.manual_seed(0)
     gate = competesmoe(D, E, K, rate=1.0, warmup=0, switch=0.0, distil=100.0)
     bank = ExpertBank(E, D, 8)
-    gate.scorer.attach(lambda x: 4 * torch.einsum("td,edi->tei", x, bank.w_in_EDI.detach()))
+    gate.scorer.attach_experts(lambda x: 4 * torch.einsum("td,edi->tei", x, bank.w_in_EDI.detach()))
     optimiser = torch.optim.Adam(gate.parameters(), lr=0.05)
     seen = []
     for _ in range(80):
@@ -95,13 +95,22 @@ def test_bad_input_is_refused_and_empty_input_is_not() -> None:
         with pytest.raises(UserError):
             competesmoe(D, E, **settings)  # type: ignore[arg-type]
     gate = competesmoe(D, E, K, rate=1.0, warmup=0)
-    gate.scorer.attach(lambda x: x[:, None, :].expand(-1, E, -1))
+    gate.scorer.attach_experts(lambda x: x[:, None, :].expand(-1, E, -1))
     empty = RouteContext(torch.zeros(0, D))
     plan, scores = gate(empty)
     assert plan.edges == 0
     assert all(float(loss.detach()) == 0 for loss in gate.balancer.loss(plan, scores, empty).values())
     with pytest.raises(UserError, match="not a number"):
         gate(RouteContext(torch.full((3, D), torch.nan)))
-    gate.scorer.attach(lambda x: x)
+    gate.scorer.attach_experts(lambda x: x)
     with pytest.raises(UserError, match="responses"):
         gate(RouteContext(tokens()))
+
+
+def test_a_bank_competes_with_all_its_experts_and_is_not_owned() -> None:
+    gate, bank = competesmoe(D, E, K, rate=1.0, warmup=0), ExpertBank(E, D, 8)
+    gate.scorer.attach_experts(bank)
+    scores = gate.scorer(RouteContext(tokens()))
+    wanted = torch.nn.functional.softplus(bank(tokens())).mean(-1).t()
+    torch.testing.assert_close(scores.probs_TE, wanted)
+    assert len(list(gate.parameters())) == 1

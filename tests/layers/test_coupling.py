@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from junctor.errors import UserError
 from junctor.layers.coupling import coupling_loss, coupling_matrix, erc, proxies, radius
+from junctor.layers.experts import ExpertBank
 from junctor.layers.plan import RouteContext
 
 D, E, H = 16, 6, 8
@@ -44,7 +47,7 @@ def test_training_on_it_leads_the_diagonal(scale_free: bool) -> None:
     torch.manual_seed(0)
     gate = erc(D, E, scale_free=scale_free, switch=0.0)
     w_in = torch.nn.Parameter(torch.randn(E, D, H) * D**-0.5)
-    gate.balancer.attach(lambda: w_in)
+    gate.balancer.attach_experts(lambda: w_in)
     optimiser = torch.optim.Adam([*gate.parameters(), w_in], lr=0.02)
     context = RouteContext(torch.randn(4, D), generator=torch.Generator().manual_seed(0))
 
@@ -73,7 +76,7 @@ def test_scale_free_ignores_the_size_of_weights_and_the_published_form_does_not(
 
 def test_the_loss_does_not_see_the_tokens() -> None:
     gate = erc(D, E)
-    gate.balancer.attach(lambda: torch.ones(E, D, H))
+    gate.balancer.attach_experts(lambda: torch.ones(E, D, H))
     values = []
     for tokens in (0, 3, 500):
         context = RouteContext(torch.randn(tokens, D), generator=torch.Generator().manual_seed(0))
@@ -87,10 +90,22 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(UserError, match="attach"):
         gate.balancer.loss(plan, scores, context)
     assert set(erc(D, E, weight=0.0).balancer.loss(plan, scores, context)) == {"switch"}
-    gate.balancer.attach(lambda: torch.ones(E, D + 1, H))
+    gate.balancer.attach_experts(lambda: torch.ones(E, D + 1, H))
     with pytest.raises(UserError, match="weights"):
         gate.balancer.loss(plan, scores, context)
     for settings in ({"alpha": 2.0}, {"k": E + 1}):
         with pytest.raises(UserError):
             erc(D, E, **settings)  # type: ignore[arg-type]
     assert len(list(gate.parameters())) == 1
+
+
+def test_a_bank_is_read_but_not_owned_and_a_copy_reads_its_own() -> None:
+    gate, bank = erc(D, E, scale_free=False), ExpertBank(E, D, H)
+    gate.balancer.attach_experts(bank)
+    assert len(list(gate.parameters())) == 1
+    layer = copy.deepcopy(torch.nn.ModuleList([gate, bank]))
+    with torch.no_grad():
+        bank.w_in_EDI.zero_()
+    generator = torch.Generator()
+    assert float(gate.balancer.matrix(generator).detach().sum()) == 0
+    assert float(layer[0].balancer.matrix(generator).detach().sum()) > 0

@@ -28,7 +28,8 @@ def routes(gate: Gate, context: RouteContext) -> torch.Tensor:
 
 
 def train(gate: Gate, steps: int, seed: int = 0) -> None:
-    optimiser = torch.optim.AdamW(gate.parameters(), lr=0.05, weight_decay=0.1)
+    slow, quick = ({"params": part.parameters(), "lr": lr} for part, lr in ((gate.scorer, 0.0003), (gate.balancer, 0.1)))
+    optimiser = torch.optim.AdamW([slow, quick], weight_decay=0.1)
     for step in range(steps):
         context = batch(seed + step)
         plan, scores = gate(context)
@@ -48,7 +49,7 @@ def test_distillation_agrees_more_and_more_then_routes_never_flip() -> None:
     gate = stablemoe(D, E, vocabulary=V, switch_step=40)
     before = agreement(gate)
     train(gate, 39)
-    assert agreement(gate) > max(0.9, before)
+    assert agreement(gate) > max(0.75, before + 0.3)
     assert not gate.balancer.frozen
     train(gate, 1, 39)
     assert gate.balancer.frozen

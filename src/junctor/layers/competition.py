@@ -15,6 +15,7 @@ from torch.nn import functional
 from junctor.errors import UserError
 from junctor.layers.balancing import LossBalancer, mean_rows, real_rows
 from junctor.layers.contracts import Gate
+from junctor.layers.experts import ExpertBank
 from junctor.layers.linear import LinearScorer, fp32_logits
 from junctor.layers.plan import Plan, RouteContext, Scores
 from junctor.layers.selectors import TopK, check_k
@@ -62,8 +63,8 @@ class CompetitionScores(Scores):
 class CompetitionScorer(LinearScorer):
     """Plain steps: p = softmax(x W'). Competing steps: p_e = a_e = mean over O of softplus(f_e(x)), from all E experts.
 
-    `attach(responses)` gives the experts: a callable of x [T, D] to outputs [T, E, O]. It is not owned (no parameter is
-    counted twice). A competing step without it raises. In evaluation there is no competition.
+    `attach_experts` gives the bank, or a callable of x [T, D] to outputs [T, E, O]. It is not owned (no parameter is counted
+    twice). A competing step without it raises. In evaluation there is no competition.
     """
 
     def __init__(self, d_model: int, experts: int, schedule: CompetitionSchedule, layer: int = 0) -> None:
@@ -71,11 +72,11 @@ class CompetitionScorer(LinearScorer):
         if not 0 <= layer < schedule.layers:
             raise UserError(f"is {layer}", field="layer", fix=f"0 to {schedule.layers - 1}, or a schedule of more layers")
         self.schedule, self.layer = schedule, layer
-        self._responses: Responses | None = None
+        self._experts: tuple[ExpertBank | Responses] | None = None
 
-    def attach(self, responses: Responses) -> None:
+    def attach_experts(self, experts: ExpertBank | Responses) -> None:
         """Where the experts' outputs come from."""
-        self._responses = responses
+        self._experts = (experts,)
 
     def competes(self, context: RouteContext) -> bool:
         """Whether this call is a competition."""
@@ -91,9 +92,11 @@ class CompetitionScorer(LinearScorer):
             return CompetitionScores(logits_TE, functional.softplus(out_TEO).mean(dim=-1), likeness=_likeness(out_TEO, context))
 
     def _outputs(self, x_TD: Tensor) -> Tensor:
-        if self._responses is None:
-            raise UserError("no experts to compete", field="responses", fix="gate.scorer.attach(x_TD -> outputs [T, E, O])")
-        out_TEO = self._responses(x_TD)
+        if self._experts is None:
+            raise UserError("no experts to compete", field="experts", fix="gate.scorer.attach_experts(bank)")
+        (experts,) = self._experts
+        bank = isinstance(experts, ExpertBank)
+        out_TEO: Tensor = experts(x_TD.to(experts.w_in_EDI.dtype)).transpose(0, 1) if bank else experts(x_TD)
         if out_TEO.dim() != 3 or out_TEO.shape[:2] != (x_TD.shape[0], self.experts):
             fix = f"({x_TD.shape[0]}, {self.experts}, width)"
             raise UserError(f"are {tuple(out_TEO.shape)}", field="responses", fix=fix)

@@ -13,6 +13,7 @@ from torch import Tensor
 from junctor.errors import UserError
 from junctor.layers.balancing import LossBalancer
 from junctor.layers.contracts import Gate
+from junctor.layers.experts import ExpertBank
 from junctor.layers.linear import LinearScorer
 from junctor.layers.plan import Plan, RouteContext, Scores
 from junctor.layers.scorers import TINY
@@ -58,7 +59,7 @@ def coupling_loss(matrix_IJ: Tensor, alpha: float = 1.0) -> Tensor:
 class CouplingLoss(LossBalancer):
     """The loss "erc" beside the shared ones. Its time is E² D H, whatever the number of tokens.
 
-    `attach(weights)` gives the experts' input weights: a callable to [E, D, H], called at each loss. Not owned.
+    `attach_experts` gives the bank, or a callable to its input weights [E, D, H], called at each loss. Not owned.
     scale_free  as published, M can fall because all weights shrink; True divides by the norms
     """
 
@@ -68,18 +69,19 @@ class CouplingLoss(LossBalancer):
             raise UserError(f"is {alpha}", field="alpha", fix="0 to 1")
         self.weight, self.alpha, self.scale_free = weight, alpha, scale_free
         self._scorer = (scorer,)  # in a tuple: not a second owner of its parameters
-        self._weights: ExpertWeights | None = None
+        self._experts: tuple[ExpertBank | ExpertWeights] | None = None
 
-    def attach(self, weights: ExpertWeights) -> None:
+    def attach_experts(self, experts: ExpertBank | ExpertWeights) -> None:
         """Where the experts' input weights come from."""
-        self._weights = weights
+        self._experts = (experts,)
 
     def matrix(self, generator: torch.Generator | None) -> Tensor:
         """M of this moment, with fresh proxies."""
-        if self._weights is None:
-            fix = "gate.balancer.attach(() -> input weights [E, D, H])"
-            raise UserError("no experts to couple with", field="weights", fix=fix)
-        rows_ED, w_in_EDH = self._scorer[0].weight_ED.float(), self._weights().float()
+        if self._experts is None:
+            raise UserError("no experts to couple with", field="experts", fix="gate.balancer.attach_experts(bank)")
+        (experts,) = self._experts
+        w_in_EDH = (experts.w_in_EDI if isinstance(experts, ExpertBank) else experts()).float()
+        rows_ED = self._scorer[0].weight_ED.float()
         if w_in_EDH.dim() != 3 or w_in_EDH.shape[:2] != rows_ED.shape:
             raise UserError(f"are {tuple(w_in_EDH.shape)}", field="weights", fix=f"{(*rows_ED.shape, 'hidden')}")
         with torch.autocast(rows_ED.device.type, enabled=False):
