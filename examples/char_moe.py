@@ -22,7 +22,7 @@ The long and hard are given to the rest.
 """
 
 
-def main(steps: int = 120) -> None:
+def main(steps: int = 200) -> None:
     """Four lines are enough to see it learn; name a longer text for more."""
     text = read_text(Path(sys.argv[1])) if len(sys.argv) > 1 else as_text(VERSE * 20)
     steps = int(sys.argv[2]) if len(sys.argv) > 2 else steps

@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from junctor.errors import UnknownName, UserError  # noqa: E402
+from junctor.errors import MissingExtra, UnknownName, UserError  # noqa: E402
 from junctor.layers import catalogue, compare, plots, text_data  # noqa: E402
 from junctor.layers.compare import CompareSettings  # noqa: E402
 
@@ -160,6 +160,16 @@ def test_pictures_are_drawn(data: Path, tmp_path: Path) -> None:
     again = plots.draw_comparison(made, tmp_path / "again")
     assert (tmp_path / "out" / "losses.svg").read_text() == (tmp_path / "again" / "losses.svg").read_text()
     assert len(again) == 6
+
+
+def test_without_matplotlib_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtra, match="matplotlib"):
+        plots.save_curves({"a": [[(1, 2.0)]]}, tmp_path / "x", title="t", up="u")
+    monkeypatch.undo()
+    assert len(plots.save_curves({}, tmp_path / "x", title="t", up="u")) == 2
+    with pytest.raises(UserError, match="written"):
+        plots.save_curves({}, tmp_path / "x.svg" / "y", title="t", up="u")
 
 
 @pytest.fixture

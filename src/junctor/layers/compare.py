@@ -9,7 +9,8 @@ then differ, and a gate whose number of experts moves during training drifts fro
 the plain FFN of the same active FLOPs.
 
 Each run is kept in `runs/GATE-SEED.json` under the output folder with the settings that it depends on: asked again with the
-same settings it is read, not repeated, so a comparison that was stopped goes on where it was.
+same settings it is read, not repeated, so a comparison that was stopped goes on where it was. A change of the code is not
+noticed: name another folder then. Times are medians of single runs, one after the other, with the load beside them.
 """
 
 from __future__ import annotations

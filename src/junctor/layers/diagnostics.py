@@ -240,15 +240,17 @@ def compositions_per_route(chosen_TE: Tensor, class_T: Tensor) -> float:
     (abstract only): how the paper forms feature compositions could not be verified; here the caller names the classes.
     """
     _matrix(chosen_TE, "chosen")
+    if class_T.shape != chosen_TE.shape[:1]:
+        raise UserError(f"{tuple(class_T.shape)} classes for {chosen_TE.shape[0]} tokens", field="class_T", fix="one per token")
     if not chosen_TE.shape[0]:
         return 0.0
     _, route_T = torch.unique(chosen_TE, dim=0, return_inverse=True)
     _, class_ids = torch.unique(class_T, return_inverse=True)
     joint = torch.zeros(int(route_T.max()) + 1, int(class_ids.max()) + 1, dtype=torch.float64, device=chosen_TE.device)
     joint.index_put_((route_T, class_ids), torch.ones_like(route_T, dtype=torch.float64), accumulate=True)
-    each = torch.tensor([effective_number(row) for row in joint], dtype=torch.float64)
-    weight = joint.sum(1).cpu()
-    return float((each * weight).sum() / weight.sum())
+    weight = joint.sum(1, keepdim=True)
+    each = torch.special.entr(joint / weight).sum(1).exp()
+    return float((each * weight[:, 0]).sum() / weight.sum())
 
 
 def experts_per_token(plan: Plan) -> float:
