@@ -95,8 +95,10 @@ class CompetitionScorer(LinearScorer):
         if self._experts is None:
             raise UserError("no experts to compete", field="experts", fix="gate.scorer.attach_experts(bank)")
         (experts,) = self._experts
-        bank = isinstance(experts, ExpertBank)
-        out_TEO: Tensor = experts(x_TD.to(experts.w_in_EDI.dtype)).transpose(0, 1) if bank else experts(x_TD)
+        if isinstance(experts, ExpertBank):
+            out_TEO: Tensor = experts(x_TD.to(experts.w_in_EDI.dtype)).transpose(0, 1)
+        else:
+            out_TEO = experts(x_TD)
         if out_TEO.dim() != 3 or out_TEO.shape[:2] != (x_TD.shape[0], self.experts):
             fix = f"({x_TD.shape[0]}, {self.experts}, width)"
             raise UserError(f"are {tuple(out_TEO.shape)}", field="responses", fix=fix)

@@ -44,7 +44,8 @@ def coupling_matrix(proxy_ED: Tensor, w_in_EDH: Tensor, *, scale_free: bool = Fa
     if not scale_free:
         return matrix_IJ
     size_J = w_in_EDH.flatten(1).norm(dim=1)
-    return matrix_IJ / (proxy_ED.norm(dim=1)[:, None] * size_J).clamp_min(TINY)
+    relative_IJ: Tensor = matrix_IJ / (proxy_ED.norm(dim=1)[:, None] * size_J).clamp_min(TINY)
+    return relative_IJ
 
 
 def coupling_loss(matrix_IJ: Tensor, alpha: float = 1.0) -> Tensor:

@@ -64,7 +64,7 @@ class HeadScorer(Float32Scorer):
         if self.weight_HEC.shape[0] == 1:
             logits_PE = linear32(x_TD, self.weight_HEC[0])
         else:
-            x_HTC = x_TD.unflatten(0, (-1, self.heads)) if x_TD.shape[0] else x_TD.new_zeros(0, self.heads, self.d_model)
+            x_HTC = x_TD.reshape(x_TD.shape[0] // self.heads, self.heads, self.d_model)
             logits_PE = (x_HTC.transpose(0, 1) @ self.weight_HEC.float().mT).transpose(0, 1).flatten(0, 1)
         return Scores(logits_PE, logits_PE.softmax(dim=-1))
 

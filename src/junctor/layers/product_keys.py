@@ -51,13 +51,13 @@ class ProductKeyScorer(Float32Scorer):
     def sides(self, x_TD: Tensor, context: RouteContext) -> tuple[Tensor, Tensor]:
         """The two lists of log probabilities, [T, L] and [T, R]."""
         raw_TS = self.standardise(linear32(x_TD, self.weight_SD), context)
-        left_TL, right_TR = raw_TS.split([self.left, self.right], dim=1)
+        left_TL, right_TR = torch.split(raw_TS, [self.left, self.right], dim=1)
         return left_TL.log_softmax(dim=-1), right_TR.log_softmax(dim=-1)
 
     def standardise(self, raw_TS: Tensor, context: RouteContext) -> Tensor:
         """Zero mean and unit variance over a token's own scores, side by side."""
         del context
-        sides = raw_TS.split([self.left, self.right], dim=1)
+        sides = torch.split(raw_TS, [self.left, self.right], dim=1)
         return torch.cat([functional.layer_norm(side, side.shape[1:]) for side in sides], dim=1)
 
     def score(self, x_TD: Tensor, context: RouteContext) -> Scores:

@@ -167,6 +167,11 @@ class HyperScorer(Float32Scorer):
     freezes it, it is trained too; here H lives in buffers and no optimiser can reach it. `frozen=False` is the released form.
     """
 
+    first_WD: Tensor
+    first_WD_bias: Tensor
+    second_NW: Tensor
+    second_NW_bias: Tensor
+
     def __init__(self, d_model: int, experts: int, width: int = 256, *, frozen: bool = True) -> None:
         super().__init__(d_model, experts)
         self.embedding_D = nn.Parameter(torch.randn(d_model))
@@ -261,7 +266,7 @@ class MixtureScorer(Float32Scorer):
     def score(self, x_TD: Tensor, context: RouteContext) -> Scores:
         """Mix the sub-scorers' distributions."""
         del context
-        each_TME = linear32(x_TD, self.weight_MED.flatten(0, 1)).unflatten(1, (self.routers, self.experts)).softmax(dim=-1)
+        each_TME = linear32(x_TD, self.weight_MED.flatten(0, 1)).view(-1, self.routers, self.experts).softmax(dim=-1)
         main_TM = linear32(x_TD, self.main_MD).softmax(dim=-1)
         return from_probs((main_TM[:, None, :] @ each_TME).squeeze(1))
 

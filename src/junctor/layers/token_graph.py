@@ -25,7 +25,7 @@ def by_sequence(values_TX: Tensor, context: RouteContext) -> Tensor:
     batch, length = _sequences(context)
     if context.padding_T is not None:
         values_TX = values_TX.masked_fill(context.padding_T[:, None], 0.0)
-    return values_TX.unflatten(0, (batch, length))
+    return values_TX.reshape(batch, length, values_TX.shape[1])
 
 
 def _sequences(context: RouteContext) -> tuple[int, int]:

@@ -55,7 +55,7 @@ class DropoutScorer(Float32Scorer):
         """One matrix product of width M E, then mean and variance over M."""
         masks_MD = self._masks(context.generator, x_TD.device) if context.training else self.masks_MD.float()
         weights = (masks_MD[:, None, :] * self.weight_ED.float()).flatten(0, 1)
-        each_TME = linear32(x_TD, weights).unflatten(1, (self.readings, self.experts))
+        each_TME = linear32(x_TD, weights).view(-1, self.readings, self.experts)
         mean_TE = each_TME.mean(dim=1)
         variance_TE = (each_TME - mean_TE[:, None]).square().mean(dim=1)
         logits_TE = mean_TE * (1.0 + math.pi / 8 * variance_TE).rsqrt()
