@@ -20,6 +20,9 @@ from junctor.layers.selectors import TopK, Weights, check_k
 def rank_value(values_RC: Tensor, rank: int, *, midpoint: bool) -> Tensor:
     """Per row, the (rank+1)-th largest value, or the midpoint of the rank-th and the next; beyond the row: its least value."""
     size = values_RC.shape[1]
+    if rank < size and 8 * rank < size:
+        top_RK = values_RC.topk(rank + 1, dim=1).values
+        return (top_RK[:, rank - 1] + top_RK[:, rank]) / 2 if midpoint else top_RK[:, rank]
     below_R = values_RC.kthvalue(max(size - rank, 1), dim=1).values
     if not midpoint or rank >= size:
         return below_R

@@ -35,13 +35,13 @@ def grouped_shape(context: RouteContext, per: str) -> tuple[int, int]:
 
 
 def top_in_group(score_BSE: Tensor, real_BS: Tensor, seats_B: Tensor) -> Tensor:
-    """Mask [B, S, E]: in each group each expert takes its `seats_B` best real places; ties go to the earlier place."""
-    hidden_BSE = score_BSE.masked_fill(~real_BS[:, :, None], -torch.inf)
-    order_BSE = hidden_BSE.argsort(dim=1, descending=True, stable=True)
-    place_S = torch.arange(score_BSE.shape[1], device=score_BSE.device)
-    taken_BSE = (place_S[None, :, None] < seats_B[:, None, None]).expand_as(order_BSE)
-    chosen_BSE = torch.zeros_like(order_BSE, dtype=torch.bool).scatter(1, order_BSE, taken_BSE)
-    return chosen_BSE & real_BS[:, :, None]
+    """Mask [B, S, E]: in each group each expert takes its `seats_B` best real places."""
+    hidden_BES = score_BSE.masked_fill(~real_BS[:, :, None], -torch.inf).movedim(2, 1).contiguous()
+    most = int(seats_B.max()) if seats_B.numel() else 0
+    place_BEC = hidden_BES.topk(most, dim=2).indices
+    taken_BEC = (torch.arange(most, device=score_BSE.device) < seats_B[:, None, None]).expand_as(place_BEC)
+    chosen_BES = torch.zeros_like(hidden_BES, dtype=torch.bool).scatter(2, place_BEC, taken_BEC)
+    return chosen_BES.movedim(1, 2) & real_BS[:, :, None]
 
 
 class ExpertChoice(Selector):

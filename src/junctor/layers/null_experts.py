@@ -13,7 +13,7 @@ from junctor.layers.balancing import mean_rows, real_rows
 from junctor.layers.contracts import Balancer, Gate, Selector
 from junctor.layers.linear import LinearScorer
 from junctor.layers.plan import Plan, RouteContext, Scores
-from junctor.layers.selectors import check_k, check_shapes, edge_weights, kept, plan_from_indices
+from junctor.layers.selectors import Weights, check_k, check_shapes, edge_weights, kept, plan_from_indices
 
 
 class NullTopK(Selector):
@@ -40,7 +40,7 @@ class NullTopK(Selector):
         null_TK = expert_TK >= experts
         keep_TK = ~null_TK if allowed_TK is None else ~null_TK & allowed_TK
         taken = int((null_TK if allowed_TK is None else null_TK & allowed_TK).sum())
-        weights = "renormalised" if self.renormalise else "plain"
+        weights: Weights = "renormalised" if self.renormalise else "plain"
         weight_TK = edge_weights(scores.probs_TE.gather(1, expert_TK), weights, 1.0, keep_TK)
         return plan_from_indices(expert_TK, weight_TK, experts, keep_TK, nulls=taken)
 
