@@ -140,6 +140,19 @@ def test_yuan_is_the_hand_formula_and_not_linear() -> None:
     assert not torch.allclose(double, 2 * torch.stack(by_hand), atol=1e-2)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 2, 100])
+def test_expert_attention_has_the_gradients_of_the_plain_form(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorers, "_rows_at_once", lambda part: max(rows, 1))
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(T if rows else 0, E, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    q, k, v = parts
+    plain = ((q[:, :, None] * k[:, None, :]).softmax(-1) @ v[:, :, None]).squeeze(-1)
+    fast = scorers.ExpertAttention.apply(q, k, v)
+    torch.testing.assert_close(fast, plain)
+    up = torch.randn(plain.shape, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(torch.autograd.grad(fast, parts, up), torch.autograd.grad(plain, parts, up))
+
+
 def test_yuan_scores_an_expert_by_the_other_experts_too() -> None:
     scorer = scorers.ExpertAttentionScorer(D, E)
     before = scorer(RouteContext(tokens())).logits_TE

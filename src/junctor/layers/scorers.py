@@ -6,9 +6,11 @@ Shape suffixes: T tokens, E experts, D model width, R router width, M sub-scorer
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from junctor.errors import UserError
@@ -142,8 +144,8 @@ class CosineScorer(Float32Scorer):
 class ExpertAttentionScorer(Float32Scorer):
     """q, k, v = x Wq', x Wk', x Wv' in R^E; A = row-softmax(q k') of E x E, no 1/sqrt scale; z = A v; p = softmax(z).
 
-    Source: Yuan 2.0-M32 (Wu et al., 2024), released model code. Costs 3 D E + E² per token and T E² memory: the E² is the
-    method, so at E = 64 it is no cheap gate.
+    Source: Yuan 2.0-M32 (Wu et al., 2024), released model code. Costs 3 D E + E² exponentials per token: the E² is the method,
+    so at E = 64 it is no cheap gate.
     qkv_3ED  trainable, stacked
     """
 
@@ -155,9 +157,51 @@ class ExpertAttentionScorer(Float32Scorer):
         """Attention of experts to experts, one token at a time."""
         del context
         query_TE, key_TE, value_TE = linear32(x_TD, self.qkv_3ED.flatten(0, 1)).chunk(3, dim=1)
-        mix_TEE = (query_TE[:, :, None] * key_TE[:, None, :]).softmax(dim=-1)
-        logits_TE = (mix_TEE @ value_TE[:, :, None]).squeeze(-1)
+        logits_TE: Tensor = ExpertAttention.apply(query_TE, key_TE, value_TE)
         return Scores(logits_TE, logits_TE.softmax(dim=-1))
+
+
+class ExpertAttention(torch.autograd.Function):
+    """z_i = sum_j a_ij v_j, a_i = softmax_j(q_i k_j), per token; some tokens at a time, so that no T E² tensor is kept.
+
+    With g = dL/dz the backward needs A times two columns and A' times three:
+    dq_i = g_i (sum_j a_ij v_j k_j - z_i sum_j a_ij k_j);  dv_j = sum_i a_ij g_i;
+    dk_j = v_j sum_i a_ij g_i q_i - sum_i a_ij g_i z_i q_i.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query_TE: Tensor, key_TE: Tensor, value_TE: Tensor) -> Tensor:
+        """Z."""
+        size = _rows_at_once(query_TE)
+        parts = zip(query_TE.split(size), key_TE.split(size), value_TE.split(size), strict=True)
+        z_TE = torch.cat([(_attention(q, k) @ v[:, :, None]).squeeze(-1) for q, k, v in parts])
+        ctx.save_for_backward(query_TE, key_TE, value_TE, z_TE)
+        return z_TE
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of q, k and v."""
+        rows = [part.split(_rows_at_once(part)) for part in (*ctx.saved_tensors, grads[0])]
+        made = [_attention_grads(q, k, v, z, g) for q, k, v, z, g in zip(*rows, strict=True)]
+        query_TE, key_TE, value_TE = (torch.cat(part) for part in zip(*made, strict=True))
+        return query_TE, key_TE, value_TE
+
+
+def _rows_at_once(rows_TE: Tensor) -> int:
+    room = 2**18 if rows_TE.device.type == "cpu" else 2**26  # 1 MB, which a cache holds; elsewhere 256 MB
+    return max(1, room // max(rows_TE.shape[1], 1) ** 2)
+
+
+def _attention(query_RE: Tensor, key_RE: Tensor) -> Tensor:
+    return (query_RE[:, :, None] * key_RE[:, None, :]).softmax(dim=-1)
+
+
+def _attention_grads(q: Tensor, k: Tensor, v: Tensor, z: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    mix_REE = _attention(q, k)
+    vk, k_mean = (mix_REE @ torch.stack([v * k, k], dim=2)).unbind(2)
+    gq, gzq, grad_v = (torch.stack([g * q, g * z * q, g], dim=1) @ mix_REE).unbind(1)
+    return g * (vk - z * k_mean), v * gq - gzq, grad_v
 
 
 class HyperScorer(Float32Scorer):
