@@ -41,7 +41,7 @@ from junctor.layers.tiny_lm import DENSE, TinyConfig, TinyLM, next_character_los
 SCHEMA = 1
 Step = Callable[[str, int, int], None]
 
-# Two-sided 95 per cent points of Student's t for 1 to 10 degrees of freedom; beyond that the normal's is near enough.
+# Two-sided 95 per cent points of Student's t for 1 to 10 degrees of freedom; beyond that, Cornish and Fisher's series.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
@@ -318,7 +318,8 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     middle = mean(values)
     if len(values) < 2:
         return middle, middle, middle
-    point = STUDENT[len(values) - 2] if len(values) - 1 <= len(STUDENT) else 1.96
+    free = len(values) - 1
+    point = STUDENT[free - 1] if free <= len(STUDENT) else 1.95996 + 2.3722 / free + 2.8225 / free**2
     half = point * stdev(values) / len(values) ** 0.5
     return middle, middle - half, middle + half
 

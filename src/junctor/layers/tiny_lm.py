@@ -100,6 +100,10 @@ def _mean_weights(q: Tensor, k: Tensor) -> Tensor:
         return seen
 
 
+def _nothing(_: ExpertBank) -> None:
+    """For gates that do not look at the experts."""
+
+
 class Block(nn.Module):
     """Attention and an FFN, routed or dense."""
 
@@ -115,12 +119,10 @@ class Block(nn.Module):
                 nn.Linear(d, config.hidden, bias=False), nn.GELU(), nn.Linear(config.hidden, d, bias=False)
             )
         else:
-            self.ffn = MoELayer(
-                gate,
-                ExpertBank(config.experts, d, config.hidden),
-                config.dispatcher,
-                allow_non_causal=config.allow_non_causal,
-            )
+            bank = ExpertBank(config.experts, d, config.hidden)
+            for part in gate.parts:  # some scorers and losses look at the experts
+                getattr(part, "attach_experts", _nothing)(bank)
+            self.ffn = MoELayer(gate, bank, config.dispatcher, allow_non_causal=config.allow_non_causal)
 
     def forward(self, x_BSD: Tensor, **about: Any) -> tuple[Tensor, RouterOutput | None]:
         """The block's output, and what its layer did."""
@@ -146,13 +148,13 @@ def settings_of(name: str) -> dict[str, Any]:
 
 
 def gates_of(config: TinyConfig) -> list[Gate]:
-    """One gate per layer. Gates that know their depth are told it; those that recur over depth share one cell."""
+    """One gate per layer. Gates that know their depth or the vocabulary are told; those that recur over depth share one cell."""
     takes = settings_of(config.gate)
     made: list[Gate] = []
     for layer in range(config.layers):
         own = dict(config.settings)
-        if {"layer", "layers"} <= set(takes):
-            own = {"layer": layer, "layers": config.layers, **own}
+        known = {"layer": layer, "layers": config.layers, "vocabulary": config.vocabulary}
+        own = {**{key: value for key, value in known.items() if key in takes}, **own}
         if "cell" in takes and made:
             own["cell"] = getattr(made[0].scorer, "cell", None)
         made.append(named_gate(config.gate, config.d_model, config.experts, **own))
