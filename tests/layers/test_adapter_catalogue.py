@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 
 import pytest
 import torch
 
+from junctor.errors import UserError
 from junctor.layers.catalogue import GATES, SYSTEMS, gate
 from junctor.layers.plan import RouteContext
 
@@ -23,6 +25,18 @@ def test_named_gate_is_built_and_declares_what_its_entry_says(entry):
     plan.check()
     again = gate(entry.name, 8, 4)
     again.load_state_dict(made.state_dict())
+
+
+@pytest.mark.parametrize("entry", MINE, ids=lambda one: one.name)
+def test_tokens_on_another_device_are_refused_and_copies_are_whole(entry):
+    made = gate(entry.name, 8, 4)
+    with pytest.raises(UserError):
+        made(RouteContext(x_TD=torch.randn(6, 8, device="meta"), shape=(2, 3)))
+    twin = copy.deepcopy(made)
+    kept = {id(one) for one in made.modules()}
+    assert not [name for name, one in twin.named_modules() if id(one) in kept]
+    source = twin.balancer.__dict__.get("source")
+    assert source is None or source is twin.scorer.encoder
 
 
 def test_there_are_nineteen_and_names_are_unique():

@@ -50,11 +50,11 @@ def test_tsallis_goes_to_shannon_and_uncertain_tokens_take_every_expert():
     torch.testing.assert_close(tsallis(p, 1.0001), shannon(p), atol=1e-3, rtol=0)
     scores = Scores(p.log(), p)
     context = RouteContext(x_TD=torch.zeros(3, D))
-    plan = EntropyHybrid(1.2, mass=0.85, least=1)(p, scores, context)
+    plan = EntropyHybrid(1.2, p=0.85, least=1)(p, scores, context)
     assert plan.chosen_TE().sum(1).tolist() == [4, 1, 2]
     torch.testing.assert_close(plan.dense_TE()[2], torch.tensor([0.5, 0.3, 0.0, 0.0]))
-    assert EntropyHybrid(9.0, mass=0.85, least=3)(p, scores, context).chosen_TE().sum(1).tolist() == [3, 3, 3]
-    for bad in (lambda: EntropyHybrid(1.0, mass=0.0), lambda: EntropyHybrid(1.0, least=0)):
+    assert EntropyHybrid(9.0, p=0.85, least=3)(p, scores, context).chosen_TE().sum(1).tolist() == [3, 3, 3]
+    for bad in (lambda: EntropyHybrid(1.0, p=0.0), lambda: EntropyHybrid(1.0, least=0)):
         with pytest.raises(UserError):
             bad()
     with pytest.raises(UserError):

@@ -78,7 +78,7 @@ class LoraBank(Bank):
 
     def _sorted(self, x_TD: Tensor, plan: Plan) -> Tensor:
         sizes = plan.counts_E.tolist()
-        parts = x_TD[plan.token_N].split(sizes)
+        parts = torch.split(x_TD[plan.token_N], sizes)
         pairs = zip(parts, self.down_ERD.unbind(0), self.up_EOR.unbind(0), strict=True)
         y_NO = torch.cat([part @ down.t() @ up.t() for part, down, up in pairs]) * self.scale
         weighted_NO = y_NO * plan.weight_N[:, None].to(y_NO.dtype)
@@ -248,7 +248,8 @@ def lora_scale(config: Mapping[str, Any], rank: int, module: str) -> float:
     alpha = next((value for key, value in patterns.items() if re.search(rf"(^|\.){key}$", module)), config.get("lora_alpha"))
     if alpha is None:
         raise UserError("has no lora_alpha", field="adapter_config", fix="pass the fields of adapter_config.json")
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    divisor: float = math.sqrt(rank) if config.get("use_rslora") else rank
+    return float(alpha) / divisor
 
 
 def bank_from_peft(adapters: Sequence[tuple[Mapping[str, Tensor], Mapping[str, Any]]], module: str) -> LoraBank:

@@ -291,7 +291,7 @@ GATES: tuple[GateEntry, ...] = (
         "kalavai",
         "junctor.layers.merging:kalavai",
         "Kumaresan 2026, KALAVAI (abstract and readme)",
-        "faithful",
+        "adapted",
         "linear and soft over finished specialists, trained last",
     ),
     GateEntry(
@@ -437,14 +437,14 @@ SYSTEMS: tuple[GateEntry, ...] = (
         "kalavai-fusion",
         "junctor.layers.merging:Fused",
         "Kumaresan 2026, KALAVAI",
-        "faithful",
+        "adapted",
         "frozen specialists mixed per token; the gain is predicted",
     ),
     GateEntry(
         "mhr",
         "junctor.layers.task_table:MhrLinear",
         "Caccia et al. 2023, Multi-Head Adapter Routing",
-        "faithful",
+        "adapted",
         "adapters merged per task and block; -z and -mu forms",
     ),
     GateEntry(

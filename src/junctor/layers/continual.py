@@ -53,7 +53,8 @@ class RememberingScorer(Float32State, LinearScorer):
             return self.gram_DD.new_zeros(self.d_model, 0)
         real = int((value_D > value_D[0] * 1e-6).sum())
         need = int((value_D.cumsum(0) / value_D.sum() < energy).sum()) + 1 if energy < 1.0 else real
-        return vector_DD[:, : min(need, real)].float().contiguous()
+        kept_DR: Tensor = vector_DD[:, : min(need, real)]
+        return kept_DR.float().contiguous()
 
     def damping(self, strength: float) -> Tensor:
         """(I + strength C / mean eigenvalue of C)⁻¹ [D, D], C the seen inputs' covariance: small along what was often seen."""
@@ -61,7 +62,8 @@ class RememberingScorer(Float32State, LinearScorer):
         if not int(self.seen):
             return eye
         relative_DD = self.gram_DD / (self.gram_DD.trace() / self.d_model).clamp_min(1e-12)
-        return torch.linalg.inv(eye + strength * relative_DD)
+        out_DD: Tensor = torch.linalg.inv(eye + strength * relative_DD)
+        return out_DD
 
 
 def same(d_model: int, experts: int, k: int = 2, balance: float = 0.0) -> Gate:
@@ -221,7 +223,8 @@ class TwoWay(nn.Module):
 
     def forward(self, context: RouteContext) -> tuple[Tensor, dict[str, Tensor]]:
         """Both outputs, and both gates' losses under "token." and "task."."""
-        outs, losses = [], {}
+        outs: list[Tensor] = []
+        losses: dict[str, Tensor] = {}
         for name, gate, bank in (("token", self.token_gate, self.token_bank), ("task", self.task_gate, self.task_bank)):
             plan, scores = gate(context)
             outs.append(bank(context.x_TD, plan))

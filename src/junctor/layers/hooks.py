@@ -50,7 +50,8 @@ def input_basis(x_TD: Tensor, energy: float = 0.999) -> Tensor:
     real = value_R > value_R[0] * max(x_TD.shape) * torch.finfo(torch.float32).eps
     share_R = value_R.square().cumsum(0) / value_R.square().sum()
     need = int((share_R < energy).sum()) + 1 if energy < 1.0 else len(value_R)
-    return rows_RD[: min(need, int(real.sum()))].t().float().contiguous()
+    kept_RD: Tensor = rows_RD[: min(need, int(real.sum()))]
+    return kept_RD.t().float().contiguous()
 
 
 class ProjectedStep:
@@ -124,9 +125,9 @@ class ShiftedScorer(Scorer):
     def forward(self, context: RouteContext) -> Scores:
         """The shifted scores."""
         scores: Scores = self.inner(context)
-        logits_TE = scores.logits_TE + self.shift_E.float()
-        if not bool(self.shift_E.any()) and not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not bool(self.shift_E.any()):
             return scores
+        logits_TE = scores.logits_TE + self.shift_E.float()
         return Scores(logits_TE, self.activation(logits_TE), scores.state, scores.logp)
 
 

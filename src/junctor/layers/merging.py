@@ -120,18 +120,18 @@ class FilmBank(nn.Module):
     def forward(self, x_TD: Tensor, plan: Plan) -> Tensor:
         """The base once, then each expert's modulation of the tokens it takes."""
         h_TD: Tensor = self.base(x_TD)
-        out_TD = torch.zeros_like(h_TD)
-        scales, shifts = self.scale_EDD.unbind(0), self.shift_EDD.unbind(0)
-        rows = zip(plan.token_N.split(sizes := plan.counts_E.tolist()), plan.weight_N.split(sizes), strict=True)
-        for e, (token_n, weight_n) in enumerate(rows):
-            if len(token_n):
-                h = h_TD[token_n]
-                y = (h @ scales[e].t() + self.scale_ED[e]) * h + h @ shifts[e].t() + self.shift_ED[e]
-                out_TD = out_TD.index_add(0, token_n, (y * weight_n[:, None]).to(out_TD.dtype))
+        parts = torch.split(h_TD[plan.token_N], plan.counts_E.tolist())
+        banks = (self.scale_EDD, self.scale_ED, self.shift_EDD, self.shift_ED)
+        y_ND = torch.cat([_film(*one) for one in zip(parts, *(bank.unbind(0) for bank in banks), strict=True)])
+        out_TD = torch.zeros_like(h_TD).index_add(0, plan.token_N, (y_ND * plan.weight_N[:, None]).to(h_TD.dtype))
         routed_T = torch.zeros(plan.tokens, dtype=torch.bool, device=h_TD.device)
         routed_T[plan.token_N] = True
         adapted: Tensor = self.adaptor(torch.where(routed_T[:, None], out_TD, h_TD))
         return adapted
+
+
+def _film(h_ND: Tensor, scale_DD: Tensor, scale_D: Tensor, shift_DD: Tensor, shift_D: Tensor) -> Tensor:
+    return (h_ND @ scale_DD.t() + scale_D) * h_ND + h_ND @ shift_DD.t() + shift_D
 
 
 GAIN_SLOPE = 0.82
@@ -159,6 +159,7 @@ def predicted_gain(divergence_percent: float, constants: Literal["abstract", "re
 def kalavai(d_model: int, experts: int) -> Gate:
     """The gate of KALAVAI: one linear map without bias, soft over all specialists, trained last (500 steps). Use `Fused`.
 
+    The weights start at zero, so fusion starts as the plain average.
     All specialists run: sending a token to the likeliest alone lost 21.1 per cent in the authors' runs. Source: readme and
     code.
     """
@@ -199,7 +200,7 @@ def fit_router(
         x, y = batches[step % len(batches)]
         optimiser.zero_grad()
         value = loss(fused(x), y)
-        value.backward()
+        torch.autograd.backward(value)
         optimiser.step()
         history.append(value.item())
     return history

@@ -73,8 +73,10 @@ def task_T(context: RouteContext, tasks: int) -> Tensor:
     ids = context.task_ids_T
     if ids.shape != (context.x_TD.shape[0],):
         raise UserError(f"is of shape {tuple(ids.shape)}", field="context.task_ids_T", fix="one id per token")
-    if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= tasks):
-        raise UserError(f"names task {int(ids.max())} or one below zero", field="context.task_ids_T", fix=f"0 to {tasks - 1}")
+    if ids.device.type == "cpu" and ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= tasks):
+        raise UserError(
+            f"names tasks {int(ids.min())} to {int(ids.max())}", field="context.task_ids_T", fix=f"0 to {tasks - 1}"
+        )
     return ids
 
 
@@ -85,4 +87,10 @@ class All(Selector):
         """All edges whose selection score is above zero; padding has none."""
         checked(selection_TE, scores, context)
         chosen_TE = (selection_TE.detach() > 0) & real_T(context)[:, None]
-        return plan_from_mask(chosen_TE, scores.probs_TE)
+        return _every(scores.probs_TE) if bool(chosen_TE.all()) else plan_from_mask(chosen_TE, scores.probs_TE)
+
+
+def _every(weight_TE: Tensor) -> Plan:
+    tokens, experts = weight_TE.shape
+    counts_E = torch.full((experts,), tokens, dtype=torch.int64, device=weight_TE.device)
+    return Plan(torch.arange(tokens, device=weight_TE.device).repeat(experts), weight_TE.t().reshape(-1), counts_E, tokens)

@@ -85,7 +85,7 @@ def fit_gate_vector(
     for step in range(steps):
         x, y = batches[step % len(batches)]
         optimiser.zero_grad()
-        loss(gated(x), y).backward()
+        torch.autograd.backward(loss(gated(x), y))
         optimiser.step()
     return gated.vector_D.detach().clone()
 

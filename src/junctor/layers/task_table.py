@@ -40,8 +40,14 @@ class TaskTableScorer(Scorer):
 
     def forward(self, context: RouteContext) -> Scores:
         """Scores of the tokens' tasks."""
-        logits_TE = self.table_QE.float()[task_T(context, self.tasks)]
-        return Scores(logits_TE, table_probs(logits_TE, self.activation))
+        task = task_T(context, self.tasks)
+        if task.device != self.table_QE.device:
+            raise UserError(
+                f"task ids lie on {task.device}, the table on {self.table_QE.device}",
+                field="context",
+                fix="move both to one device",
+            )
+        return Scores(self.table_QE.float()[task], table_probs(self.table_QE, self.activation)[task])
 
 
 def poly(d_model: int, experts: int, tasks: int = 1) -> Gate:
@@ -64,7 +70,8 @@ class MhrLinear(nn.Module):
 
     W[q, h] = sigmoid(Z[q, h]) / sum sigmoid over skills; block h of A (inputs X h … X (h+1)) is sum_e W[q, h, e] A_e's block,
     block h of B (outputs) likewise; y = W_0 x + (alpha / r) B_q A_q x. Source: the authors' code ("Multi-Head Adapter
-    Routing"). MHR-z: `train_table_only()`. MHR-mu: `averaged()`, one adapter for all tasks, the skills' mean.
+    Routing"); the relaxed Bernoulli noise of training is left out.
+    MHR-z: `train_table_only()`. MHR-mu: `averaged()`, one adapter for all tasks, the skills' mean.
     """
 
     def __init__(
