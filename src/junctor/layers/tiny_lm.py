@@ -148,7 +148,7 @@ def settings_of(name: str) -> dict[str, Any]:
 
 
 def gates_of(config: TinyConfig) -> list[Gate]:
-    """One gate per layer. Gates that know their depth or the vocabulary are told; those that recur over depth share one cell."""
+    """One gate per layer. Those that need depth or vocabulary are told; those that recur over depth share one cell."""
     takes = settings_of(config.gate)
     made: list[Gate] = []
     for layer in range(config.layers):
