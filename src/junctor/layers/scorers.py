@@ -157,7 +157,7 @@ class ExpertAttentionScorer(Float32Scorer):
         """Attention of experts to experts, one token at a time."""
         del context
         query_TE, key_TE, value_TE = linear32(x_TD, self.qkv_3ED.flatten(0, 1)).chunk(3, dim=1)
-        logits_TE: Tensor = ExpertAttention.apply(query_TE, key_TE, value_TE)
+        logits_TE: Tensor = ExpertAttention.apply(query_TE, key_TE, value_TE)  # type: ignore[no-untyped-call]
         return Scores(logits_TE, logits_TE.softmax(dim=-1))
 
 
@@ -173,7 +173,7 @@ class ExpertAttention(torch.autograd.Function):
     def forward(ctx: Any, query_TE: Tensor, key_TE: Tensor, value_TE: Tensor) -> Tensor:
         """Z."""
         size = _rows_at_once(query_TE)
-        parts = zip(query_TE.split(size), key_TE.split(size), value_TE.split(size), strict=True)
+        parts = zip(*(torch.split(part, size) for part in (query_TE, key_TE, value_TE)), strict=True)
         z_TE = torch.cat([(_attention(q, k) @ v[:, :, None]).squeeze(-1) for q, k, v in parts])
         ctx.save_for_backward(query_TE, key_TE, value_TE, z_TE)
         return z_TE
@@ -182,7 +182,7 @@ class ExpertAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of q, k and v."""
-        rows = [part.split(_rows_at_once(part)) for part in (*ctx.saved_tensors, grads[0])]
+        rows = [torch.split(part, _rows_at_once(part)) for part in (*ctx.saved_tensors, grads[0])]
         made = [_attention_grads(q, k, v, z, g) for q, k, v, z, g in zip(*rows, strict=True)]
         query_TE, key_TE, value_TE = (torch.cat(part) for part in zip(*made, strict=True))
         return query_TE, key_TE, value_TE
