@@ -48,15 +48,22 @@ def test_the_share_of_steps_and_evaluation() -> None:
 
 def test_weights_come_from_the_plan_with_its_gradient() -> None:
     torch.manual_seed(0)
-    gate = ssr(8, 4, share=1.0)
+    gate = ssr(8, 4, share=1.0, iterations=3, weights="plain")
     plan, scores = gate(RouteContext(torch.randn(24, 8)))
     whole = transport(scores.logits_TE, 3)
     torch.testing.assert_close(plan.weight_N, whole[plan.token_N, plan.expert_N()])
     made = torch.autograd.grad(plan.weight_N.square().sum(), gate.scorer.weight_ED, retain_graph=True)[0]
     slow = torch.autograd.grad((whole * plan.chosen_TE()).square().sum(), gate.scorer.weight_ED)[0]
     torch.testing.assert_close(made, slow)
-    never, scores = ssr(8, 4, share=0.0)(RouteContext(torch.randn(24, 8)))
+    never, scores = ssr(8, 4, share=0.0, weights="plain")(RouteContext(torch.randn(24, 8)))
     torch.testing.assert_close(never.weight_N, scores.probs_TE[never.token_N, never.expert_N()])
+
+
+def test_default_weights_are_renormalised_or_plain_for_one() -> None:
+    context = RouteContext(torch.randn(24, 8), step=99)
+    plan, _ = ssr(8, 4)(context)
+    torch.testing.assert_close(plan.dense_TE().sum(1), torch.ones(24))
+    assert float(ssr(8, 4, k=1)(context)[0].weight_N.detach().max()) < 1.0
 
 
 @pytest.mark.parametrize("bad", [{"share": 1.5}, {"iterations": 0}, {"eps": 0.0}, {"k": 9}])

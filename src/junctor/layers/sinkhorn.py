@@ -81,15 +81,18 @@ def ssr(
     experts: int,
     *,
     k: int = 2,
-    share: float = 0.1,
-    iterations: int = 3,
+    share: float = 0.01,
+    iterations: int = 20,
     eps: float = 1.0,
-    weights: Weights = "plain",
+    weights: Weights | None = None,
 ) -> Gate:
     """`ssr`: selective Sinkhorn routing, no auxiliary loss.
 
-    Source: Selective Sinkhorn Routing for sparse mixtures of experts (abstract and summaries only). [U] the share of steps,
-    eps, the number of iterations, that other steps use softmax top-k, that the plan's rows are the weights as they are.
+    Source: Selective Sinkhorn Routing for Improved Sparse Mixture of Experts (arXiv 2511.08972), by its abstract and a
+    third-party summary: rows sum to 1, columns to T/E; 0.1-1 % of the steps; eps 0.5 or 1; top-k of the plan, renormalised.
+    There the steps are drawn, and softmax steps have Gaussian noise on the logits; here the steps are spaced evenly and there
+    is no noise. [U] the number of iterations.
     """
-    selector = SinkhornTopK(check_k(k, experts), share=share, iterations=iterations, eps=eps, weights=weights)
+    chosen: Weights = weights or ("plain" if k == 1 else "renormalised")
+    selector = SinkhornTopK(check_k(k, experts), share=share, iterations=iterations, eps=eps, weights=chosen)
     return Gate(LinearScorer(d_model, experts), selector)
