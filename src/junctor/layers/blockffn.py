@@ -55,7 +55,8 @@ class Positive(Selector):
 def locality_loss(scores: Scores, context: RouteContext, sharpness: float = 100.0) -> Tensor:
     """Mean BCE(sigmoid(K z_t), sigmoid(K z_{t-1})) over neighbours in a sequence, K = 100: they should use the same experts.
 
-    Taken on the logits before the ReLU: after it an idle expert would read as one half. [U] that both sides get a gradient.
+    Taken on the logits before the ReLU: after it an idle expert would read as one half. Both sides get a
+    gradient, as in the released code.
     """
     groups, size = grouped_shape(context, "sequence")
     if size < 2:
@@ -105,6 +106,6 @@ def blockffn(
 ) -> Gate:
     """`blockffn`: ReLU router with RMSNorm; an expert acts where its score is above zero.
 
-    Song et al. 2025, BlockFFN, section 3. Loss weights [U].
+    Song et al. 2025, BlockFFN (arXiv 2507.08771), equations 3 to 5, and the released code. Loss weights [U].
     """
     return Gate(ReluNormScorer(d_model, experts, norm), Positive(), ChunkSparsity(locality, chunk, size))
