@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from junctor.layers.catalogue import GATES, gate
 from junctor.layers.contracts import Gate
+from junctor.layers.dispatch import dispatch
+from junctor.layers.experts import ExpertBank
 from junctor.layers.plan import Plan, RouteContext
 
 B, S, D, E = 2, 5, 16, 8
@@ -126,3 +128,22 @@ def test_half_precision_is_scored_in_float32(made: Gate) -> None:
         plan, scores = made(context(x_TD=x_TD))
     assert scores.logits_TE.dtype == scores.probs_TE.dtype == plan.weight_N.dtype == torch.float32
     torch.testing.assert_close(made(context(x_TD=x_TD.float()))[1].logits_TE, scores.logits_TE)
+
+
+def test_a_layer_equals_the_dense_sum_forward_and_backward(made: Gate) -> None:
+    heads = getattr(made, "heads", 1)
+    bank = ExpertBank(E, D // heads, 6)
+    leaf_TD = context().x_TD.requires_grad_()
+    about = context(x_TD=leaf_TD)
+    plan, _ = made(about)
+    part_PC = leaf_TD.reshape(plan.tokens, -1)
+    fast = dispatch(plan, part_PC, bank, "slices").reshape(T, D)
+    slow = torch.einsum("te,eto->to", plan.dense_TE(), bank(part_PC)).reshape(T, D)
+    torch.testing.assert_close(fast, slow)
+    leaves = [leaf_TD, *bank.parameters(), *made.scorer.parameters()]
+    weight_TD = torch.randn(T, D, generator=torch.Generator().manual_seed(1))
+    grads = [torch.autograd.grad((y * weight_TD).sum(), leaves, retain_graph=True, allow_unused=True) for y in (fast, slow)]
+    for one, two in zip(*grads, strict=True):
+        assert (one is None) == (two is None)
+        if one is not None:
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
