@@ -78,7 +78,7 @@ class LoraBank(Bank):
 
     def _sorted(self, x_TD: Tensor, plan: Plan) -> Tensor:
         sizes = plan.counts_E.tolist()
-        parts = torch.split(x_TD[plan.token_N], sizes)
+        parts = torch.split(x_TD.index_select(0, plan.token_N), sizes)
         pairs = zip(parts, self.down_ERD.unbind(0), self.up_EOR.unbind(0), strict=True)
         y_NO = torch.cat([part @ down.t() @ up.t() for part, down, up in pairs]) * self.scale
         weighted_NO = y_NO * plan.weight_N[:, None].to(y_NO.dtype)
@@ -199,7 +199,8 @@ class AdaptedLinear(nn.Module):
         if plan is None:
             plan, _ = self.route(x, context)
         y: Tensor = self.linear(x)
-        return y + self.bank(x_TD, plan).reshape(y.shape).to(y.dtype)
+        delta_TO: Tensor = self.bank(x_TD, plan)
+        return y + delta_TO.reshape(y.shape).to(y.dtype)
 
     def route(self, x: Tensor, context: RouteContext | None = None) -> tuple[Plan, Scores]:
         """Plan and scores of the layer's own gate."""

@@ -44,7 +44,8 @@ def dynmole(
 ) -> Gate:
     """DynMoLE's gate: linear scores, the entropy hybrid, Tsallis entropy loss (1e-2) and Switch loss (1e-3).
 
-    Source: the abstract; public training code for the order of operations, q and the loss weights. Unverified: threshold 0.9, p 0.75 and least 2 as the paper's settings.
+    Source: the abstract; public training code for the order of operations, q and the loss weights. Unverified: threshold 0.9,
+    p 0.75 and least 2 as the paper's settings.
     """
     selector = EntropyHybrid(threshold, q, p, min(least, experts))
     return Gate(LinearScorer(d_model, experts), selector, LossBalancer(q=q, entropy=entropy, switch=balance))

@@ -120,7 +120,7 @@ class FilmBank(nn.Module):
     def forward(self, x_TD: Tensor, plan: Plan) -> Tensor:
         """The base once, then each expert's modulation of the tokens it takes."""
         h_TD: Tensor = self.base(x_TD)
-        parts = torch.split(h_TD[plan.token_N], plan.counts_E.tolist())
+        parts = torch.split(h_TD.index_select(0, plan.token_N), plan.counts_E.tolist())
         banks = (self.scale_EDD, self.scale_ED, self.shift_EDD, self.shift_ED)
         y_ND = torch.cat([_film(*one) for one in zip(parts, *(bank.unbind(0) for bank in banks), strict=True)])
         out_TD = torch.zeros_like(h_TD).index_add(0, plan.token_N, (y_ND * plan.weight_N[:, None]).to(h_TD.dtype))
