@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from junctor.errors import UserError
-from junctor.layers.head_wise import effective_compositions, join_heads, mh_moe, split_heads
+from junctor.layers.experts import ExpertBank
+from junctor.layers.head_wise import HeadWiseLayer, effective_compositions, join_heads, mh_moe, split_heads
 from junctor.layers.plan import RouteContext
 
 T, D, H, E = 5, 8, 4, 3
@@ -57,6 +58,27 @@ def test_padding_and_losses_speak_of_parts() -> None:
     torch.testing.assert_close(loss, wanted)
     loss.backward()
     assert gate.scorer.weight_HEC.grad.abs().sum() > 0
+
+
+def test_a_layer_is_its_parts_experts_side_by_side() -> None:
+    torch.manual_seed(0)
+    gate, bank = mh_moe(D, E, heads=H), ExpertBank(E, D // H, 5)
+    layer = HeadWiseLayer(gate, bank, "slices")
+    x = torch.randn(2, T, D)
+    padding = torch.zeros(2, T, dtype=torch.bool)
+    padding[0, 1] = True
+    made = layer.forward_with_plan(x, padding_T=padding)
+    assert made.plan.granularity == "head"
+    assert set(made.losses) == {"switch"}
+    weights = made.plan.dense_TE().view(2, T, H, E)
+    for h in range(H):
+        part = slice(h * D // H, (h + 1) * D // H)
+        outs = bank(x[..., part].reshape(2 * T, -1)).view(E, 2, T, -1)
+        torch.testing.assert_close(made.y[..., part], torch.einsum("bse,ebsc->bsc", weights[:, :, h], outs))
+    assert made.y[0, 1].abs().sum() == 0
+    torch.testing.assert_close(layer(x, padding_T=padding), made.y)
+    with pytest.raises(UserError, match="width"):
+        HeadWiseLayer(gate, ExpertBank(E, D, 5))
 
 
 def test_effective_compositions_count_kinds() -> None:

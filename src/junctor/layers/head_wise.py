@@ -6,14 +6,17 @@ Shape suffixes: T tokens, H heads, P parts (P = T H, the heads of a token lie to
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from junctor.errors import UserError
 from junctor.layers.balancing import LossBalancer
 from junctor.layers.contracts import Gate
-from junctor.layers.plan import Plan, RouteContext, Scores
+from junctor.layers.dispatch import dispatch
+from junctor.layers.experts import ExpertBank
+from junctor.layers.plan import Plan, RouteContext, RouterOutput, Scores
 from junctor.layers.scorers import Float32Scorer, fresh, linear32
 from junctor.layers.selectors import TopK, check_k
 
@@ -98,6 +101,37 @@ class HeadGate(Gate):
         """Split, then as any gate."""
         plan, scores = super().forward(split_heads(context, self.heads))
         return replace(plan, granularity="head"), scores
+
+
+class HeadWiseLayer(nn.Module):
+    """Drop-in for an FFN: the parts of [..., D] go to experts of width D / H, their outputs lie side by side again.
+
+    `about` is what a RouteContext may know beside x: token_ids_T, padding_T, step, generator, ... of the tokens, not the parts.
+    """
+
+    def __init__(self, gate: HeadGate, experts: ExpertBank, dispatcher: str = "auto") -> None:
+        super().__init__()
+        wanted = (gate.experts, gate.scorer.d_model, gate.scorer.d_model)
+        if (experts.experts, experts.d_model, experts.d_out) != wanted:
+            raise UserError(
+                f"{experts.experts} of width {experts.d_model}", field="experts", fix=f"{wanted[0]} of width {wanted[1]}"
+            )
+        self.gate, self.experts, self.dispatcher = gate, experts, dispatcher
+
+    def forward(self, x: Tensor, **about: Any) -> Tensor:
+        """The output, in the input's shape."""
+        return self.forward_with_plan(x, **about).y
+
+    def forward_with_plan(self, x: Tensor, **about: Any) -> RouterOutput:
+        """Output, plan over parts, scores of parts, losses."""
+        x_TD = x.reshape(-1, x.shape[-1])
+        flat = {name: value.reshape(-1) if name.endswith("_T") else value for name, value in about.items()}
+        shape = tuple(x.shape[:-1]) if x.dim() == 3 else ()
+        context = RouteContext(x_TD, shape, training=self.training, **flat)
+        plan, scores = self.gate(context)
+        y_PC = dispatch(plan, x_TD.reshape(plan.tokens, -1), self.experts, self.dispatcher)
+        losses = self.gate.balancer.loss(plan, scores, context)
+        return RouterOutput(join_heads(y_PC, self.gate.heads).reshape(x.shape), plan, scores, losses)
 
 
 def effective_compositions(plan: Plan, label_P: Tensor) -> Tensor:
