@@ -147,3 +147,20 @@ def test_a_layer_equals_the_dense_sum_forward_and_backward(made: Gate) -> None:
         assert (one is None) == (two is None)
         if one is not None:
             torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_scores_compile_into_one_graph(made: Gate) -> None:
+    if made.name == "mh-moe":
+        return  # its scorer sees parts, not tokens
+    about = context(training=False)
+
+    def score(x_TD: torch.Tensor, ids_T: torch.Tensor) -> torch.Tensor:
+        given = RouteContext(x_TD, (B, S), token_ids_T=ids_T, training=False)
+        return made.balancer.adjust(made.scorer(given), given)
+
+    assert about.token_ids_T is not None
+    torch._dynamo.reset()
+    compiled = torch.compile(score, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(about.x_TD, about.token_ids_T), score(about.x_TD, about.token_ids_T))
