@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from itertools import pairwise
 
 import pytest
@@ -25,6 +26,23 @@ def test_the_pool_only_grows_from_own_to_all() -> None:
     assert all(small <= large for small, large in pairwise(pools))
     assert {len(one) for one in pools} >= {4, 8, 12}
     assert pool(PoolScorer(8, 12, reuse=3, own=0, ramp=0), 0) == set(range(12))
+
+
+def test_update_moves_the_clock_that_is_saved_and_copied() -> None:
+    gate = rexmoe(8, 12, reuse=3, own=1, ramp=4)
+    assert isinstance(gate.scorer, PoolScorer)
+    for _ in range(2):
+        gate.balancer.update(torch.zeros(12))
+    assert len(pool(gate.scorer, 0)) == 8
+    copied, loaded = deepcopy(gate), rexmoe(8, 12, reuse=3, own=1, ramp=4)
+    loaded.load_state_dict(gate.state_dict())
+    for other in (copied, loaded):
+        assert isinstance(other.scorer, PoolScorer)
+        assert pool(other.scorer, 0) == pool(gate.scorer, 0)
+        other.balancer.update(torch.zeros(12))
+        other.balancer.update(torch.zeros(12))
+        assert len(pool(other.scorer, 0)) == 12
+    assert len(pool(gate.scorer, 0)) == 8
 
 
 def test_masked_experts_get_no_edge_even_when_k_is_more_than_the_pool() -> None:

@@ -46,6 +46,17 @@ def test_the_share_of_steps_and_evaluation() -> None:
     assert not any(selector.uses_plan(RouteContext(x, step=step, training=False)) for step in range(100))
 
 
+def test_steps_are_counted_by_the_update() -> None:
+    gate = ssr(8, 4, share=0.5)
+    assert isinstance(gate.selector, SinkhornTopK)
+    used = []
+    for _ in range(6):
+        used.append(gate.selector.uses_plan(RouteContext(torch.zeros(2, 8))))
+        gate.balancer.update(torch.zeros(4))
+    assert used == [False, True] * 3
+    assert gate.state_dict()["balancer.steps"] == 6
+
+
 def test_weights_come_from_the_plan_with_its_gradient() -> None:
     torch.manual_seed(0)
     gate = ssr(8, 4, share=1.0, iterations=3, weights="plain")

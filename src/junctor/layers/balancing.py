@@ -111,6 +111,29 @@ class LossBalancer(Balancer):
         return LOSSES[name](plan, scores, context)
 
 
+class StepClock(LossBalancer):
+    """Losses, and a count of optimiser steps for gates that follow a schedule: one per `update`, saved with the model.
+
+    A caller that passes `context.step` is believed where that is later.
+    """
+
+    steps: Tensor
+
+    def __init__(self, *, q: float = 1.0, **weights: float) -> None:
+        super().__init__(q=q, **weights)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def at(self, context: RouteContext) -> Tensor:
+        """Optimiser steps so far, a scalar tensor (reading it on a GPU waits)."""
+        return self.steps.clamp_min(context.step)
+
+    @torch.no_grad()
+    def update(self, counts_E: Tensor) -> None:
+        """One step more, whatever the counts."""
+        del counts_E
+        self.steps += 1
+
+
 class LossFree(Balancer):
     """Loss-free balance: rank by s_te + b_e, weigh by s_te alone; between optimiser steps b_e += u * sign(mean c - c_e).
 

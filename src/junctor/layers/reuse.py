@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from junctor.errors import UserError
-from junctor.layers.balancing import LossBalancer
+from junctor.layers.balancing import StepClock
 from junctor.layers.contracts import Gate, Scorer, Selector
 from junctor.layers.linear import fp32_logits
 from junctor.layers.plan import Plan, RouteContext, Scores
@@ -26,7 +26,9 @@ class PoolScorer(Scorer):
 
     rank_E: Tensor
 
-    def __init__(self, d_model: int, experts: int, *, reuse: int, own: int, ramp: int, seed: int = 0) -> None:
+    def __init__(
+        self, d_model: int, experts: int, *, reuse: int, own: int, ramp: int, seed: int = 0, clock: StepClock | None = None
+    ) -> None:
         super().__init__(d_model, experts)
         if reuse < 1 or experts % reuse or not 0 <= own < reuse or ramp < 0:
             raise UserError(
@@ -35,6 +37,7 @@ class PoolScorer(Scorer):
                 fix="reuse divides the pool, own is below reuse, ramp >= 0",
             )
         self.each, self.ramp = experts // reuse, ramp
+        self._clock = (clock or StepClock(),)  # in a tuple: it is the gate's balancer, and saved there
         self.weight_ED = torch.nn.Parameter(torch.randn(experts, d_model) * 0.02)
         rank_E = torch.full((experts,), -1, dtype=torch.int64)
         reused = torch.tensor([one for one in range(experts) if one // self.each != own], dtype=torch.int64)
@@ -43,10 +46,11 @@ class PoolScorer(Scorer):
         self.register_buffer("rank_E", rank_E)
 
     def allowed_E(self, context: RouteContext) -> Tensor:
-        """Mask [E] of the experts in the pool at this step; in evaluation too, by the step that the context names."""
+        """Mask [E] of the experts in the pool at this step, in evaluation too."""
         reused = self.experts - self.each
-        share = 1.0 if self.ramp == 0 else min(context.step / self.ramp, 1.0)
-        return self.rank_E < int(reused * share)
+        if self.ramp == 0:
+            return self.rank_E < reused
+        return self.rank_E < reused * self._clock[0].at(context).clamp_max(self.ramp) // self.ramp
 
     def forward(self, context: RouteContext) -> Scores:
         """Scores of the context's tokens."""
@@ -83,8 +87,9 @@ def rexmoe(
     """`rexmoe`: `experts` is the whole pool, that is `reuse` neighbouring layers' experts; only router rows are added.
 
     Source: ReXMoE (abstract and a summary). [U] the ramp's form, that the order of letting in is random, the loss weights.
-    `context.step` must be the optimiser's: at step 0 only own experts are in the pool.
+    Steps are counted by the balancer's `update`, once per optimiser step, or told by `context.step`.
     """
     check_k(k, experts)
-    scorer = PoolScorer(d_model, experts, reuse=reuse, own=own, ramp=ramp)
-    return Gate(scorer, AllowedTopK(k, weights), LossBalancer(switch=switch))
+    clock = StepClock(switch=switch)
+    scorer = PoolScorer(d_model, experts, reuse=reuse, own=own, ramp=ramp, clock=clock)
+    return Gate(scorer, AllowedTopK(k, weights), clock)

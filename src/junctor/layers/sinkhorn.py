@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from junctor.errors import UserError
+from junctor.layers.balancing import StepClock
 from junctor.layers.contracts import Gate, Selector
 from junctor.layers.linear import LinearScorer
 from junctor.layers.plan import Plan, RouteContext, Scores
@@ -49,7 +50,9 @@ class SinkhornTopK(Selector):
     causal: ClassVar[bool] = False
     batch_invariant: ClassVar[bool] = False
 
-    def __init__(self, k: int, *, share: float, iterations: int, eps: float, weights: Weights) -> None:
+    def __init__(
+        self, k: int, *, share: float, iterations: int, eps: float, weights: Weights, clock: StepClock | None = None
+    ) -> None:
         super().__init__()
         if not (0.0 <= share <= 1.0 and iterations >= 1 and eps > 0.0):
             raise UserError(
@@ -57,10 +60,14 @@ class SinkhornTopK(Selector):
             )
         self.plain = TopK(k, weights)
         self.share, self.iterations, self.eps = share, iterations, eps
+        self._clock = (clock or StepClock(),)  # in a tuple: it is the gate's balancer, and saved there
 
     def uses_plan(self, context: RouteContext) -> bool:
         """Whether this step routes by the transport plan."""
-        return context.training and math.floor((context.step + 1) * self.share) > math.floor(context.step * self.share)
+        if not context.training or self.share in (0.0, 1.0):
+            return context.training and self.share == 1.0
+        step = int(self._clock[0].at(context))
+        return math.floor((step + 1) * self.share) > math.floor(step * self.share)
 
     def forward(self, selection_TE: Tensor, scores: Scores, context: RouteContext) -> Plan:
         """The plan of this step's kind."""
@@ -94,5 +101,6 @@ def ssr(
     is no noise. [U] the number of iterations.
     """
     chosen: Weights = weights or ("plain" if k == 1 else "renormalised")
-    selector = SinkhornTopK(check_k(k, experts), share=share, iterations=iterations, eps=eps, weights=chosen)
-    return Gate(LinearScorer(d_model, experts), selector)
+    clock = StepClock()
+    selector = SinkhornTopK(check_k(k, experts), share=share, iterations=iterations, eps=eps, weights=chosen, clock=clock)
+    return Gate(LinearScorer(d_model, experts), selector, clock)
