@@ -29,6 +29,8 @@ class DropoutScorer(Float32Scorer):
 
     A mask is over channels and the same for all tokens of a call, so that a token's scores do not depend on its neighbours. In
     training the masks come from the context's generator; in evaluation they are a fixed buffer, so routes are repeatable.
+    readings = 0 (the default) is the limit of many readings with a mask per channel and token, in closed form and without
+    chance: mu = x W', v = drop / (1 - drop) (x²)(W²)'; two matrix products instead of M.
     weight_ED  trainable;  masks_MD  buffer
     Source: the uncertainty-aware router of MoFME (Zhang et al., 2023, arXiv 2312.16610), abstract only: "well-calibrated
     weights". Unverified: that the readings are Monte-Carlo dropout, and how they become weights; the division is MacKay's
@@ -38,10 +40,12 @@ class DropoutScorer(Float32Scorer):
 
     masks_MD: Tensor
 
-    def __init__(self, d_model: int, experts: int, readings: int = 8, drop: float = 0.1, seed: int = 0) -> None:
+    def __init__(self, d_model: int, experts: int, readings: int = 0, drop: float = 0.1, seed: int = 0) -> None:
         super().__init__(d_model, experts)
-        if readings < 1 or not 0.0 <= drop < 1.0:
-            raise UserError(f"{readings} readings, drop {drop}", field="readings", fix="one or more; drop of 0 to below 1")
+        if readings < 0 or not 0.0 <= drop < 1.0:
+            raise UserError(
+                f"{readings} readings, drop {drop}", field="readings", fix="0 (closed form) or more; drop of 0 to below 1"
+            )
         self.readings, self.drop = readings, drop
         self.weight_ED = fresh(experts, d_model)
         self.register_buffer("masks_MD", self._masks(torch.Generator().manual_seed(seed), torch.device("cpu")))
@@ -52,18 +56,25 @@ class DropoutScorer(Float32Scorer):
         return (draw_MD >= self.drop).float() / (1.0 - self.drop)
 
     def score(self, x_TD: Tensor, context: RouteContext) -> Scores:
-        """One matrix product of width M E, then mean and variance over M."""
+        """Mean and variance, then the calibrated logits."""
+        mean_TE, variance_TE = self._sampled(x_TD, context) if self.readings else self._expected(x_TD)
+        logits_TE = mean_TE * (1.0 + math.pi / 8 * variance_TE).rsqrt()
+        return UncertainScores(logits_TE, logits_TE.softmax(dim=-1), variance_TE=variance_TE)
+
+    def _expected(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+        weight_ED = self.weight_ED.float()
+        return linear32(x_TD, weight_ED), self.drop / (1.0 - self.drop) * linear32(x_TD.square(), weight_ED.square())
+
+    def _sampled(self, x_TD: Tensor, context: RouteContext) -> tuple[Tensor, Tensor]:
         masks_MD = self._masks(context.generator, x_TD.device) if context.training else self.masks_MD.float()
         weights = (masks_MD[:, None, :] * self.weight_ED.float()).flatten(0, 1)
         each_TME = linear32(x_TD, weights).view(-1, self.readings, self.experts)
         mean_TE = each_TME.mean(dim=1)
-        variance_TE = (each_TME - mean_TE[:, None]).square().mean(dim=1)
-        logits_TE = mean_TE * (1.0 + math.pi / 8 * variance_TE).rsqrt()
-        return UncertainScores(logits_TE, logits_TE.softmax(dim=-1), variance_TE=variance_TE)
+        return mean_TE, (each_TME - mean_TE[:, None]).square().mean(dim=1)
 
 
 def mofme_gate(
-    d_model: int, experts: int, k: int = 2, *, readings: int = 8, drop: float = 0.1, seed: int = 0, switch: float = 0.01
+    d_model: int, experts: int, k: int = 2, *, readings: int = 0, drop: float = 0.1, seed: int = 0, switch: float = 0.01
 ) -> Gate:
     """The gate of MoFME: top-k of the uncertainty-aware scores."""
     return top_k_gate(DropoutScorer(d_model, experts, readings, drop, seed), k, switch=switch)
