@@ -46,6 +46,11 @@ def test_attention_forms_agree_and_padded_queries_give_none() -> None:
     assert not padding[da_moe(8, 6)(padded)[0].token_N].any()
 
 
+def test_no_tokens_in_any_form() -> None:
+    for attention in (torch.zeros(0, 0), torch.zeros(0, 4, 4), torch.zeros(2, 0, 0)):
+        assert da_moe(8, 6)(RouteContext(torch.zeros(0, 8), shape=(0, 4), attention_TT=attention))[0].edges == 0
+
+
 def test_without_attention_or_with_another_shape() -> None:
     with pytest.raises(UserError, match="reads the attention"):
         da_moe(8, 6)(RouteContext(torch.zeros(4, 8)))

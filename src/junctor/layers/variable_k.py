@@ -66,12 +66,13 @@ class AttentionK(Selector):
     def count_T(self, context: RouteContext) -> Tensor:
         """Experts per token."""
         received_T = received_attention(context)
+        if received_T.numel() == 0:
+            return received_T.long()
         attention = context.attention_TT
         groups = attention.shape[0] if attention is not None and attention.dim() == 3 else 1
         sequences = context.shape[0] if groups == 1 and len(context.shape) > 1 else groups
         received_BS = (received_T * real_T(context)).reshape(sequences, -1)
-        top_B1 = received_BS.amax(dim=1, keepdim=True) if received_BS.numel() else received_BS
-        share_T = (received_BS / top_B1.clamp_min(1e-20)).reshape(-1)
+        share_T = (received_BS / received_BS.amax(dim=1, keepdim=True).clamp_min(1e-20)).reshape(-1)
         return self.least + ((self.most - self.least) * share_T).round().long()
 
     def forward(self, selection_TE: Tensor, scores: Scores, context: RouteContext) -> Plan:
