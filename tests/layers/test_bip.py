@@ -7,7 +7,7 @@ import torch
 
 from junctor.errors import UserError
 from junctor.layers.balancing import max_vio
-from junctor.layers.bip import Bip, BipOnline, bip, prices
+from junctor.layers.bip import Bip, BipOnline, bip, prices, rank_value
 from junctor.layers.plan import RouteContext, Scores
 from junctor.layers.selectors import TopK
 
@@ -38,6 +38,21 @@ def test_no_drift_over_batches(midpoint: bool) -> None:
     seen = [violation(balancer, skewed(1024, 8, seed)) for seed in range(20)]
     assert max(seen[-5:]) < max(0.1, 2 * max(seen[:5]))
     assert not list(balancer.buffers())
+
+
+def test_why_prices_are_not_carried_over_clamped() -> None:
+    """The trap itself: prices kept from batch to batch and clamped at zero get worse with every batch."""
+    price, carried, anew = torch.zeros(16), [], []
+    for seed in range(30):
+        scores = skewed(1024, 16, seed)
+        for _ in range(4):
+            pay = rank_value(scores.probs_TE - price, 2, midpoint=False).relu()
+            price = rank_value((scores.probs_TE.t() - pay).contiguous(), 128, midpoint=False).relu()
+        chosen = (scores.probs_TE - price).topk(2, dim=1).indices.reshape(-1)
+        carried.append(max_vio(torch.bincount(chosen, minlength=16)))
+        anew.append(violation(Bip(2, 4), scores))
+    assert max(carried[1:6]) < 0.1 < 0.2 < min(carried[-5:])
+    assert max(anew) < 0.1
 
 
 def test_prices_equal_the_slow_loop() -> None:

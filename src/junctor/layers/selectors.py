@@ -152,7 +152,10 @@ class TopK(Selector):
 
 
 def kept(value_TK: Tensor, context: RouteContext) -> Tensor | None:
-    """bool, which of the chosen are edges: not padding, not at minus infinity; None: all. NaN raises (top-k ranks it first)."""
+    """bool, which of the chosen are edges: not padding, not at minus infinity; None: all. NaN raises (top-k ranks it first).
+
+    Inside a compiled graph nothing is read back: NaN is not looked for there and goes on into the weights.
+    """
     keep_TK = None if context.padding_T is None else (~context.padding_T)[:, None].expand_as(value_TK)
     if not torch.compiler.is_compiling() and bool(value_TK.sum().isfinite()):
         return keep_TK
