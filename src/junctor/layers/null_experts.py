@@ -72,7 +72,8 @@ def adamoe(
 ) -> Gate:
     """`adamoe`: null experts, larger k, softmax over all, weights renormalised over the real ones.
 
-    Zeng et al. 2024, AdaMoE, section 3. nulls: as many as real experts by default [U].
+    Zeng et al. 2024, AdaMoE, section 3; router and loss of the released code were read (its loss is k times ours: it adds up
+    the k choices). nulls: as many as real experts by default [U].
     """
     extra = experts if nulls is None else nulls
     selector = NullTopK(check_k(k, experts + extra), extra, renormalise=renormalise)
