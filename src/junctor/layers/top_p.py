@@ -123,8 +123,8 @@ def dynamic_moe(
 ) -> Gate:
     """`dynamic-moe`: harder tokens get more experts: top-p, weights not renormalised, entropy loss and Switch loss.
 
-    Huang et al. 2024, Harder Tasks Need More Experts, section 3; the released router was read. [U] p = 0.4 and both loss weights are from memory. The
-    released code takes one expert more where the mass is met exactly (`ties="released"`).
+    Huang et al. 2024, Harder Tasks Need More Experts, section 3; the released router was read. It takes one expert more where
+    the mass is met exactly (`ties="released"`). [U] p = 0.4 and both loss weights are from memory.
     """
     return Gate(LinearScorer(d_model, experts), TopP(p, most=most, ties=ties), LossBalancer(switch=switch, entropy=entropy))
 
