@@ -184,6 +184,31 @@ def test_a_buffer_is_used_again_only_when_nobody_holds_it() -> None:
     assert buffers.take("h", like, (4, 4)).data_ptr() == held
 
 
+def test_gradients_lie_in_the_same_memory_step_after_step_and_nothing_grows() -> None:
+    bank = bank_of("glu")
+    places = set()
+    for step in range(4):
+        bank.zero_grad(set_to_none=True)
+        chosen_TE, weight_TE = weights_of("ragged" if step % 2 else "top2", E)
+        dispatch(plan_of(chosen_TE, weight_TE), torch.randn(13, D), bank, "fused").sum().backward()
+        places.add(tuple(one.grad.data_ptr() for one in bank.parameters()))  # type: ignore[union-attr]
+    assert len(places) == 1
+    buffers = dispatching.buffers_of(bank)
+    assert all(len(lane) <= Buffers.LANE for lane in buffers._lanes.values())
+    buffers.clear()
+    everything(bank, "top2", "fused")
+
+
+def test_inference_mode_leaves_nothing_that_training_stumbles_over() -> None:
+    bank = bank_of("ffn")
+    chosen_TE, weight_TE = weights_of("top2", E)
+    with torch.inference_mode():
+        dispatch(plan_of(chosen_TE, weight_TE), torch.randn(13, D), bank, "fused")
+    assert_same(everything(bank, "top2", "fused"), everything(bank, "top2", "reference"))
+    with torch.inference_mode():
+        assert dispatch(plan_of(chosen_TE, weight_TE), torch.randn(13, D), bank, "auto").isfinite().all()
+
+
 def test_a_view_of_a_buffer_holds_it() -> None:
     buffers, like = Buffers(), torch.empty(1)
     row = buffers.take("h", like, (4, 4))[1]

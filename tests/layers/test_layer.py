@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 
 from junctor.errors import UserError
 from junctor.layers import catalogue
-from junctor.layers.catalogue import GateEntry
 from junctor.layers.contracts import Balancer, Gate, Selector
 from junctor.layers.experts import ExpertBank
 from junctor.layers.layer import BalanceHook, MoELayer
@@ -156,21 +157,25 @@ def test_a_gate_that_sees_later_tokens_is_refused_in_an_autoregressive_model() -
     MoELayer(gate, bank, autoregressive=False)
 
 
-def build(d_model: int, experts: int, k: int = 2) -> Gate:
-    return Gate(LinearScorer(d_model, experts), TopK(k))
-
-
-def test_from_plain_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue, "GATES", (GateEntry("mine", f"{__name__}:build", "", "ours", ""),))
-    monkeypatch.setitem(__import__("sys").modules, __name__, __import__("types").SimpleNamespace(build=build))
-    config = {"d_model": D, "experts": E, "hidden": H, "gate": "mine", "gate_settings": {"k": 3}, "bank": {"zero": 1}}
+def test_from_plain_values() -> None:
+    config = {"d_model": D, "experts": E, "hidden": H, "gate": "top-k", "gate_settings": {"k": 3}, "bank": {"zero": 1}}
     layer = MoELayer.from_config({**config, "dispatcher": "slices"})
-    assert (layer.gate.experts, layer.gate.name, layer.dispatcher) == (E + 1, "mine", "slices")
-    assert layer(torch.randn(3, D)).shape == (3, D)
+    assert (layer.gate.experts, layer.gate.name, layer.dispatcher) == (E + 1, "top-k", "slices")
+    out = layer.forward_with_plan(torch.randn(3, D))
+    assert out.plan.edges == 9
+    assert set(out.losses) == {"switch", "z"}
     for wrong, field in (({**config, "width": 3}, "width"), ({"d_model": D}, "experts"), ({**config, "gate": "none"}, "gate")):
         with pytest.raises(UserError) as raised:
             MoELayer.from_config(wrong)
         assert raised.value.field == field
+
+
+def test_a_causal_gate_of_the_catalogue_is_taken_and_one_that_is_not_is_refused() -> None:
+    config = {"d_model": D, "experts": E, "hidden": H}
+    MoELayer.from_config({**config, "gate": "loss-free"})
+    with pytest.raises(UserError, match="'ec-dlm' looks at later tokens"):
+        MoELayer.from_config({**config, "gate": "ec-dlm"})
+    MoELayer.from_config({**config, "gate": "ec-dlm", "autoregressive": False})
 
 
 def test_a_state_dict_carries_everything(tmp_path: Path) -> None:
@@ -269,30 +274,48 @@ def test_a_model_without_a_layer_has_nothing_to_balance() -> None:
         BalanceHook(nn.Linear(2, 2))
 
 
-def _train(rank: int, folder: str) -> None:
-    """One process of two: a step of DDP on its half of the batch; gradients and counts are written down."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    balancer = Counting()
-    layer = layer_of(balancer=balancer)
-    model = nn.parallel.DistributedDataParallel(layer)
-    hook = BalanceHook(model)
-    torch.manual_seed(1)
-    half = torch.randn(6, D)[rank * 3 :][:3]
-    model(half).square().sum().backward()
-    hook.step()
-    torch.save(([one.grad for one in layer.parameters()], balancer.seen), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+TRAIN = """
+import sys
+import torch
+from torch import nn
+from junctor.layers.catalogue import gate
+from junctor.layers.experts import ExpertBank
+from junctor.layers.layer import BalanceHook, MoELayer
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(1)
+torch.manual_seed(0)
+layer = MoELayer(gate("loss-free", 8, 4, rate=0.5), ExpertBank(4, 8, 8), "fused")
+start = {name: one.clone() for name, one in layer.state_dict().items()}
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+model = nn.parallel.DistributedDataParallel(layer)
+hook = BalanceHook(model)
+seen = []
+layer.gate.balancer.update = lambda counts_E: seen.append(counts_E.tolist())
+torch.manual_seed(1)
+model(torch.randn(6, 8)[rank * 3 :][:3]).square().sum().backward()
+hook.step()
+torch.save((start, [one.grad for one in layer.parameters()], seen), f"{folder}/{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
 
 
 @pytest.mark.slow
 def test_in_two_processes_gradients_are_averaged_and_counts_summed(tmp_path: Path) -> None:
-    torch.multiprocessing.start_processes(_train, (str(tmp_path),), nprocs=2, start_method="fork")
-    layer = layer_of()
-    torch.manual_seed(1)
-    wanted = gradients(layer, layer(torch.randn(6, D)))
+    (tmp_path / "train.py").write_text(TRAIN)
+    commands = [[sys.executable, str(tmp_path / "train.py"), str(tmp_path), str(rank)] for rank in range(2)]
+    running = [subprocess.Popen(command) for command in commands]
+    try:
+        assert [one.wait(timeout=90) for one in running] == [0, 0]
+    finally:
+        for one in running:
+            one.kill()
+    layer = MoELayer(catalogue.gate("loss-free", D, E), ExpertBank(E, D, H), "reference")
     for rank in range(2):
-        found, seen = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        for ours, theirs in zip(found, wanted, strict=True):
+        start, found, seen = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        layer.load_state_dict(start)
+        torch.manual_seed(1)
+        out = layer.forward_with_plan(torch.randn(6, D))
+        for ours, theirs in zip(found, gradients(layer, out.y), strict=True):
             torch.testing.assert_close(ours, theirs / 2)
-        assert [sum(counts) for counts in seen] == [12]
+        assert seen == [out.plan.counts_E.tolist()]

@@ -16,6 +16,8 @@ the gradient of the weights: with g = (dy W_outᵀ), <dy, a W_out> = <g, a>.
 
 from __future__ import annotations
 
+import math
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,14 +26,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from junctor.layers.experts import ExpertBank
+from junctor.layers.experts import ExpertBank, unbind
 
 
 class Buffers:
-    """Memory that is handed out again when nobody else holds it. Copies and pickles come out empty."""
+    """Memory on a CPU that is handed out again when nobody else holds it. Copies and pickles come out empty.
+
+    Kept are at most `LANE` pieces per name, grown to the largest asked for; `clear` lets go of them.
+    """
+
+    LANE = 2
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[object, ...], Tensor] = {}
+        self._lanes: dict[tuple[object, ...], list[Tensor]] = {}
+        self._lock = threading.Lock()
 
     def __deepcopy__(self, memo: dict[int, object]) -> Buffers:
         return Buffers()
@@ -39,35 +47,39 @@ class Buffers:
     def __reduce__(self) -> tuple[type[Buffers], tuple[()]]:
         return Buffers, ()
 
+    def clear(self) -> None:
+        """Keep nothing."""
+        self._lanes.clear()
+
     def take(self, name: str, like: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """An uninitialised tensor; its storage may be one handed out before, if all users of that are gone."""
-        key = (name, shape, like.dtype, like.device)
-        kept = self._kept.get(key)
-        if kept is None or _holders(kept) > 1:
-            kept = self._kept[key] = like.new_empty(shape)
-        return kept.detach()
+        """An uninitialised tensor; its memory may have been handed out before, if all users of that are gone."""
+        size = math.prod(shape)
+        if not size or like.device.type != "cpu" or _COUNT is None:
+            return like.new_empty(shape)
+        with self._lock:
+            lane = self._lanes.setdefault((name, like.dtype, torch.is_inference_mode_enabled()), [])
+            for piece in lane:
+                if piece.numel() >= size and _holders(piece) == 1:
+                    return piece[:size].view(shape).detach()
+            held = [piece for piece in lane if _holders(piece) > 1]
+            lane[:] = [*held, like.new_empty(size)][-self.LANE :]
+            return lane[-1].view(shape).detach()
 
 
-def _holders(buffer: Tensor) -> int:
-    """How many tensors share this memory; 2 (somebody else does) where this PyTorch cannot say."""
-    count = getattr(torch._C, "_storage_Use_Count", None)
-    if count is None or buffer.device.type != "cpu":
-        return 2
-    storage = buffer.untyped_storage()
-    return int(count(storage._cdata)) - 1 + _STORAGE_SELF
+_COUNT = getattr(torch._C, "_storage_Use_Count", None)
 
 
-def _calibrate() -> int:
-    """What the count of a tensor that nobody shares is off by: it includes the temporary handle that asks."""
-    count = getattr(torch._C, "_storage_Use_Count", None)
-    if count is None:
-        return 0
-    alone = torch.empty(1)
-    storage = alone.untyped_storage()
-    return 2 - int(count(storage._cdata))
+def _raw_count(piece: Tensor) -> int:
+    storage = piece.untyped_storage()
+    return int(_COUNT(storage._cdata)) if _COUNT is not None else 0
 
 
-_STORAGE_SELF = _calibrate()
+_ALONE = _raw_count(torch.empty(1))  # the handle that asks is counted, too
+
+
+def _holders(piece: Tensor) -> int:
+    """How many tensors share this memory."""
+    return _raw_count(piece) - _ALONE + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +167,17 @@ class FusedExperts(torch.autograd.Function):
     ) -> Tensor:
         """Outputs; rows and both middle results are kept for the gradient."""
         n = edges.token_N.shape[0]
-        x_ND = torch.index_select(x_TD, 0, edges.token_N)
+        x_ND = buffers.take("x", x_TD, (n, w_in.shape[1]))
+        torch.index_select(x_TD, 0, edges.token_N, out=x_ND)
         h_NI = buffers.take("h", x_TD, (n, w_in.shape[2]))
         a_NH = buffers.take("a", x_TD, (n, w_out.shape[1]))
-        o_NO = buffers.take("o", x_TD, (n, w_out.shape[2]))
-        for e, rows in _spans(edges.counts):
-            _product(x_ND[rows], w_in[e], None if b_in is None else b_in[e], h_NI[rows])
-            _middle(bank, h_NI[rows], a_NH[rows])
-            _product(a_NH[rows], w_out[e], None if b_out is None else b_out[e], o_NO[rows])
+        o_NO = buffers.take("rows", x_TD, (n, w_out.shape[2]))
+        rows = zip(*(torch.split(one, edges.counts) for one in (x_ND, h_NI, a_NH, o_NO)), strict=True)
+        for (x, h, a, o), (in_DI, out_HO, in_I, out_O) in zip(rows, unbind((w_in, w_out, b_in, b_out)), strict=True):
+            if x.shape[0]:
+                _product(x, in_DI, in_I, h)
+                _middle(bank, h, a)
+                _product(a, out_HO, out_O, o)
         ctx.save_for_backward(x_ND, weight_N, w_in, w_out, b_in, b_out, h_NI, a_NH)
         ctx.bank, ctx.edges, ctx.buffers = bank, edges, buffers
         return edges.sum_by_token(o_NO, weight_N)
@@ -184,9 +199,10 @@ class _Backward:
         self.x_ND, self.weight_N, self.w_in, self.w_out, self.b_in, self.b_out, self.h_NI, self.a_NH = ctx.saved_tensors
         self.bank, self.edges, self.needs = ctx.bank, ctx.edges, ctx.needs_input_grad
         take = ctx.buffers.take
-        self.dy_ND = torch.index_select(dy_TO.contiguous(), 0, self.edges.token_N)
+        self.dy_ND = take("dy", self.x_ND, (self.x_ND.shape[0], self.w_out.shape[2]))
+        torch.index_select(dy_TO, 0, self.edges.token_N, out=self.dy_ND)
         self.dh_NI = take("dh", self.h_NI, tuple(self.h_NI.shape))
-        self.dx_ND = take("dx", self.x_ND, tuple(self.x_ND.shape)) if self.needs[0] else None
+        self.dx_ND = take("rows", self.x_ND, tuple(self.x_ND.shape)) if self.needs[0] else None
         self.dweight_N = torch.empty_like(self.weight_N) if self.needs[1] else None
         stacks = (self.w_in, self.w_out, self.b_in, self.b_out)
         self.stacks = [
