@@ -170,6 +170,17 @@ def test_from_plain_values() -> None:
         assert raised.value.field == field
 
 
+def test_a_gate_that_looks_at_experts_is_shown_the_bank() -> None:
+    layer = MoELayer.from_config({"d_model": D, "experts": E, "hidden": H, "gate": "erc"})
+    before = layer.forward_with_plan(torch.randn(3, D), generator=torch.Generator().manual_seed(0)).losses
+    with torch.no_grad():
+        layer.experts.w_in_EDI *= 3
+    after = layer.forward_with_plan(torch.randn(3, D), generator=torch.Generator().manual_seed(0)).losses
+    assert before["erc"] != after["erc"]
+    other = copy.deepcopy(layer)
+    assert other.gate.balancer._experts[0] is other.experts
+
+
 def test_a_causal_gate_of_the_catalogue_is_taken_and_one_that_is_not_is_refused() -> None:
     config = {"d_model": D, "experts": E, "hidden": H}
     MoELayer.from_config({**config, "gate": "loss-free"})

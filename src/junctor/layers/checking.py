@@ -19,6 +19,8 @@ from torch import Tensor
 
 from junctor.errors import UserError
 from junctor.layers.contracts import Gate
+from junctor.layers.experts import ExpertBank
+from junctor.layers.layer import attach_experts
 from junctor.layers.plan import GRANULARITIES, Plan, RouteContext, Scores
 
 Build = Callable[[int, int], Gate]
@@ -45,7 +47,10 @@ class Stand:
         """A new gate from seeded weights; the caller's random state stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed if seed is None else seed)
-            return self.build(self.d_model, self.experts).train(training)
+            gate = self.build(self.d_model, self.experts).train(training)
+            torch.manual_seed(self.seed)
+            attach_experts(gate, ExpertBank(gate.experts, self.d_model, 4))
+            return gate
 
     def x_BSD(self, seed: int = 1) -> Tensor:
         """Tokens."""

@@ -58,6 +58,13 @@ class _Watch:
         self.watchers.pop(self.key, None)
 
 
+def attach_experts(gate: Gate, experts: ExpertBank) -> None:
+    """Show the bank to those parts of the gate that look at experts (they have `attach_experts`)."""
+    for part in gate.parts:
+        if hasattr(part, "attach_experts"):
+            part.attach_experts(experts)
+
+
 class MoELayer(nn.Module):
     """y_t = sum over the experts of the gate's plan of w_te f_e(x_t), plus the shared expert's output if there is one.
 
@@ -84,6 +91,7 @@ class MoELayer(nn.Module):
         self.autoregressive, self.allow_non_causal = autoregressive, allow_non_causal
         self._watchers: dict[int, Watcher] = {}
         self._check()
+        attach_experts(gate, experts)
 
     def _check(self) -> None:
         if self.dispatcher != "auto" and self.dispatcher not in BACKENDS:
