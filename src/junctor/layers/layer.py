@@ -61,8 +61,9 @@ class _Watch:
 def attach_experts(gate: Gate, experts: ExpertBank) -> None:
     """Show the bank to those parts of the gate that look at experts (they have `attach_experts`)."""
     for part in gate.parts:
-        if hasattr(part, "attach_experts"):
-            part.attach_experts(experts)
+        attach: Callable[[ExpertBank], None] | None = getattr(part, "attach_experts", None)
+        if attach is not None:
+            attach(experts)
 
 
 class MoELayer(nn.Module):
