@@ -53,6 +53,7 @@ SURFACE = {
     "fit": "clip drop-empty encoder gold json label out policy queries seed set split targets test text thrift",
     "formats": "",
     "import": "out trust-pickle",
+    "layers": "",
     "policies": "board family json kind",
     "route": "budget-usd config json label model quality-floor",
     "serve": "config host port",

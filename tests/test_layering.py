@@ -27,7 +27,7 @@ LAYERS: list[set[str]] = [
     {"fitting", "artefact"},
     {"engine", "testing", "thrift"},
     {"build"},
-    {"gateway", "bench"},
+    {"gateway", "bench", "layers"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
