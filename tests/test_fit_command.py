@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TOPICS = ("add the numbers", "translate the sentence", "fix the python code")
 SKILL = np.array([[0.95, 0.3, 0.9], [0.1, 0.9, 0.9], [0.2, 0.3, 0.9]])
 COST = np.array([0.0001, 0.0002, 0.01])

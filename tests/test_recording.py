@@ -121,6 +121,7 @@ def test_nothing_to_record_is_a_user_error(tasks: list[Question], targets: list[
         record_outcomes(tasks, Catalogue.of(targets), ScriptedProvider(), concurrency=concurrency)
 
 
+@pytest.mark.slow
 def test_the_embedded_pool_rewards_routing() -> None:
     """What the pool is for: specialists win at home and cost little, one target is best overall, the oracle is far above it."""
     tasks = make_tasks(300, np.random.default_rng(12))

@@ -148,6 +148,7 @@ def test_without_the_card_graded_scores_stay_graded(data: Path) -> None:
     assert board.headline == "quality"
 
 
+@pytest.mark.slow
 def test_tables_of_right_targets_go_the_same_way(data: Path) -> None:
     table = read_table(data / "hwu64/hwu64_fold1.csv", gold="intent")
     rows = np.arange(0, len(table), 16)

@@ -142,6 +142,7 @@ def test_curves_are_short_and_end_at_the_total():
     assert curve["lost"][-1] == pytest.approx(total, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_everybody_lives_through_the_same_stream_and_two_runs_agree():
     trials = prepared(SETUP, 1, 20)
     assert prepared(SETUP, 1, 20) is trials

@@ -35,6 +35,7 @@ def test_plans_are_judged_by_all_their_calls():
 
 
 @pytest.mark.parametrize("targets", [2, 4])
+@pytest.mark.slow
 def test_plans_are_judged_without_costs(targets):
     """Two targets without costs are priced by share; more of them by quality alone."""
     table, _ = planted(240)

@@ -146,6 +146,7 @@ def test_test_outcomes_do_not_reach_what_is_fitted_or_chosen(made: Made) -> None
     assert first.value("knn", "quality") != second.value("knn", "quality")
 
 
+@pytest.mark.slow
 def test_without_costs_no_cost_metric_has_a_row(made: Made) -> None:
     board = bench(made(120, costs=False))
     assert not {row.metric for row in board.rows} & COST_METRICS
@@ -154,6 +155,7 @@ def test_without_costs_no_cost_metric_has_a_row(made: Made) -> None:
     assert any("quality alone" in note for note in board.notes)
 
 
+@pytest.mark.slow
 def test_without_labels_no_macro_mean_and_no_label_table(made: Made) -> None:
     board = bench(made(120, labels=False))
     assert "label-table" not in board.policies()

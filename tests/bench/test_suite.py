@@ -116,6 +116,7 @@ def test_two_jobs_give_exactly_the_board_of_one(table_file: Path, tmp_path: Path
     assert _without_times(one) == _without_times(two)
 
 
+@pytest.mark.slow
 def test_figures_and_paired_intervals_are_those_of_a_single_bench(
     few: None, table_file: Path, tmp_path: Path, made: Callable[..., Any]
 ) -> None:
@@ -209,6 +210,7 @@ def test_a_plugin_takes_part_and_one_that_needs_a_setting_is_named(
         experiments.participants.cache_clear()
 
 
+@pytest.mark.slow
 def test_labels_are_seen_only_by_who_asks_for_them(
     few: None, table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +253,7 @@ def test_onboarding_comes_between_not_knowing_and_fitting_anew(few: None, table_
     assert row.curves["onboarding"]["n"] == [50, 100]
 
 
+@pytest.mark.slow
 def test_the_board_can_be_read_back_and_shown(few: None, table_file: Path, tmp_path: Path) -> None:
     _, board = run(tmp_path / "out", table_file, "standard", "onboarding")
     written = write_board(board, tmp_path / "board")

@@ -82,6 +82,7 @@ def test_predictions_agree_with_exact_ones(both, weights):
     del exact
 
 
+@pytest.mark.slow
 def test_it_conforms():
     table, features = clustered(2_000)
     leave_out = ("settings_round_trip",)  # fit returns a subclass of what is registered

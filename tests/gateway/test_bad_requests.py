@@ -341,6 +341,7 @@ async def _talk(served, *parts, pause_s=0.02):
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
 
 
+@pytest.mark.slow
 async def test_a_body_that_does_not_come_is_a_408(upstream, gateway):
     """A client that declares a body and goes silent is told so, and its connection closed."""
     served = await gateway(await upstream(), body_timeout_s=0.3)
@@ -349,6 +350,7 @@ async def test_a_body_that_does_not_come_is_a_408(upstream, gateway):
     assert json.loads(said.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_timeout"
 
 
+@pytest.mark.slow
 async def test_what_is_no_http_is_refused_in_the_same_shape(upstream, gateway):
     """Binary noise, two lengths, a length and chunks at once, a head that does not end: each a typed error and a close."""
     served = await gateway(await upstream())

@@ -16,6 +16,8 @@ from junctor.errors import MissingExtra, UnknownName, UserError  # noqa: E402
 from junctor.layers import catalogue, compare, plots, text_data  # noqa: E402
 from junctor.layers.compare import CompareSettings  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 TEXT = "the junction sends the long train down the slow line and the short one down the fast line. " * 12
 TINY = CompareSettings(
     ("top-k", "loss-free"),

@@ -52,6 +52,7 @@ def test_its_losses_by_hand_and_whom_they_teach() -> None:
     assert torch.autograd.grad(losses["diversity"], gate.scorer.weight_ED, allow_unused=True)[0] is None
 
 
+@pytest.mark.slow
 def test_the_router_learns_to_foresee_the_winners() -> None:
     torch.manual_seed(0)
     gate = competesmoe(D, E, K, rate=1.0, warmup=0, switch=0.0, distil=100.0)

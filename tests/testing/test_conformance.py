@@ -22,8 +22,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "similarity": {"encoder": "lexical"},
 }
 READS_DESCRIPTIONS = {"similarity"}
-ESTIMATORS = [entry.name for entry in registry.entries("estimator")]
-POLICIES = [entry.name for entry in registry.entries("policy")]
+LONG = {"routerbench-mlp"}
+
+
+def param(entry: registry.Entry) -> Any:
+    """Those that take seconds to fit are left to the full run."""
+    return pytest.param(entry.name, marks=pytest.mark.slow if entry.extra == "neural" or entry.name in LONG else ())
+
+
+ESTIMATORS = [param(entry) for entry in registry.entries("estimator")]
+POLICIES = [param(entry) for entry in registry.entries("policy")]
 
 
 def material(name: str) -> dict[str, Any]:
