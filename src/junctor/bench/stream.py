@@ -14,7 +14,7 @@ published lead over baselines that insist are the requests that those lose, so t
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -337,10 +337,3 @@ def _complete(table: OutcomeTable) -> NDArray[np.bool_]:
 
 def _ratio(total: Array, over: Array) -> Array:
     return np.divide(total, over, out=np.full_like(total, np.nan), where=over > 0)
-
-
-def all_figures(setup: Setup, *, seeds: int, resamples: int = 0) -> Iterator[tuple[str, Result]]:
-    """Every policy's result on a set, one after the other."""
-    experiment = Stream()
-    for name in experiment.policies(setup):
-        yield name, experiment.run(setup, name, seeds=seeds, resamples=resamples)

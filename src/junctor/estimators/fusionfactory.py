@@ -28,7 +28,6 @@ from junctor.policy import Array, Estimator, EstimatorConfig, Prediction, State
 FOLDS = 3
 FUSION_ROWS = 1500
 """So many rows at most teach the second model: more of them change its few weights little."""
-READINGS = (("knn", KNN), ("linear", Linear))
 GRID = ((100, 100.0, 1000.0), (40, 30.0, 1000.0), (40, 30.0, 100.0))
 """Neighbours, penalty of the linear reading, penalty of the correction."""
 

@@ -21,10 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from junctor.estimators import clustering, measured
+from junctor.estimators import clustering
 from junctor.estimators.regression import ridge
 from junctor.estimators.text_statistics import many
-from junctor.features import Features
 from junctor.policy import Array
 
 STRENGTHS = (3.0, 30.0, 300.0, 3000.0)
@@ -199,13 +198,3 @@ def folds_of(groups: Ints, count: int, rng: np.random.Generator) -> Ints:
     drawn = rng.permutation(len(distinct)) % count
     found: Ints = drawn[place]
     return found
-
-
-def means_of(values: Array) -> Array:
-    """Column means with zero for a column that was never recorded."""
-    return np.nan_to_num(measured.means(values))
-
-
-def view_of(look: Look, features: Features, who: str) -> Array:
-    """[N, D]."""
-    return look.at(features.vectors(who), features.texts)
