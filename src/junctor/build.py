@@ -10,7 +10,7 @@ import numpy as np
 
 from junctor import registry
 from junctor.artefact import load_policy
-from junctor.config import AliasSection, Config, PolicySection, resolve_secrets, without_secrets
+from junctor.config import Config, resolve_secrets, without_secrets
 from junctor.encoders import load_encoder
 from junctor.encoders.base import Encoder
 from junctor.engine import Alias, Engine
@@ -21,6 +21,7 @@ from junctor.journal import Journal
 from junctor.outcomes import OutcomeTable
 from junctor.policy import Policy
 from junctor.providers.base import Provider
+from junctor.sections import AliasSection, PolicySection
 from junctor.types import Catalogue
 
 

@@ -5,7 +5,11 @@
     [providers.NAME]         kind = a registered provider, and that provider's own settings
     [targets."ID"]           provider, model, settings, price, limits, capabilities, description
     [policies.NAME]          artefact = a folder made by `junctor fit`, or use = a registered policy with its settings
-    [aliases]                name = "policy", or a table: policy, targets, default
+    [aliases]                name = "policy", or a table: policy, targets, default, guards, cache, sticky, hedge, trials, learn
+    [teams.NAME]             budgets and limits that keys share
+    [guards.NAME]            use = a registered guard, and its settings
+    [caches.NAME]            exact or semantic, how long, how large
+    [state] [retries] [health] [telemetry]
 
 An unknown key, a wrong type or a name that leads nowhere is a ConfigError with the dotted path. Secrets are references
 (`env:NAME`, `file:path`), resolved when the engine is built; a literal one is refused.
@@ -23,69 +27,29 @@ from typing import Any, TypeVar
 
 import msgspec
 import yaml
-from msgspec import Struct, field
+from msgspec import Struct
 
 from junctor import registry
 from junctor.errors import ConfigError, UnknownName
-from junctor.journal import Fsync, TextMode
-from junctor.types import TARGET_KINDS, Limits, Price, Target
+from junctor.sections import (
+    AliasSection,
+    CacheSection,
+    GatewaySection,
+    GuardSection,
+    HealthSection,
+    JournalSection,
+    PolicySection,
+    ProviderSection,
+    RetrySection,
+    StateSection,
+    TargetSection,
+    TeamSection,
+    TelemetrySection,
+)
+from junctor.types import TARGET_KINDS, Target
 
 T = TypeVar("T")
 SECRET_KEYS = ("api_key", "token", "password", "secret", "authorization")
-
-
-class GatewaySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[gateway]`: where to listen, how much to take in, how long to wait."""
-
-    host: str = "127.0.0.1"
-    port: int = 8080
-    max_body_bytes: int = 8 * 1024 * 1024
-    deadline_s: float = 60.0
-    seed: int = 0
-
-
-class JournalSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[journal]`: an empty path keeps no journal."""
-
-    path: str = "junctor.journal"
-    fsync: Fsync = "interval"
-    text: TextMode = "full"
-
-
-class ProviderSection(Struct, frozen=True, kw_only=True):
-    """`[providers.NAME]`: `settings` are the provider's own keys, still holding references to secrets."""
-
-    kind: str
-    settings: Mapping[str, Any]
-
-
-class TargetSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[targets."ID"]`: see `junctor.types.Target`."""
-
-    provider: str
-    kind: str = "model"
-    description: str = ""
-    model: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    price: Price | None = None
-    limits: Limits = Limits()
-    capabilities: frozenset[str] = frozenset()
-
-
-class PolicySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[policies.NAME]`: exactly one of `artefact` and `use`; `settings` go with `use`."""
-
-    artefact: str = ""
-    use: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-class AliasSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[aliases.NAME]`: the policy; which targets it may use (empty: all); what to call when the encoder takes too long."""
-
-    policy: str
-    targets: tuple[str, ...] = ()
-    default: str = ""
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -98,13 +62,29 @@ class Config(Struct, frozen=True, kw_only=True):
     targets: Mapping[str, Target]
     policies: Mapping[str, PolicySection]
     aliases: Mapping[str, AliasSection]
+    teams: Mapping[str, TeamSection] = {}
+    guards: Mapping[str, GuardSection] = {}
+    caches: Mapping[str, CacheSection] = {}
+    state: StateSection = StateSection()
+    retries: RetrySection = RetrySection()
+    health: HealthSection = HealthSection()
+    telemetry: TelemetrySection = TelemetrySection()
 
     def path(self, relative: str) -> Path:
         """A path named in the file."""
         return self.folder / Path(relative).expanduser()
 
 
-SECTIONS = ("gateway", "journal", "providers", "targets", "policies", "aliases")
+SINGLE: dict[str, Any] = {
+    "gateway": GatewaySection,
+    "journal": JournalSection,
+    "state": StateSection,
+    "retries": RetrySection,
+    "health": HealthSection,
+    "telemetry": TelemetrySection,
+}
+NAMED: dict[str, Any] = {"teams": TeamSection, "guards": GuardSection, "caches": CacheSection}
+SECTIONS = ("providers", "targets", "policies", "aliases", *SINGLE, *NAMED)
 
 
 def load_config(path: Path | str) -> Config:
@@ -139,16 +119,23 @@ def parse_config(tree: Mapping[str, Any], folder: Path) -> Config:
             raise _unknown(key, key, SECTIONS)
     config = Config(
         folder=folder,
-        gateway=_convert(tree.get("gateway", {}), GatewaySection, "gateway"),
-        journal=_convert(tree.get("journal", {}), JournalSection, "journal"),
         providers={name: _provider(name, value) for name, value in _tables(tree, "providers")},
         targets={id_: _target(id_, value) for id_, value in _tables(tree, "targets")},
         policies={name: _policy(name, value) for name, value in _tables(tree, "policies")},
         aliases={name: _alias(name, value) for name, value in _tables(tree, "aliases")},
+        **_plain_sections(tree),
     )
     _check_numbers(config)
     _check_references(config)
     return config
+
+
+def _plain_sections(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections that are structs and nothing else."""
+    found: dict[str, Any] = {name: _convert(tree.get(name, {}), type_, name) for name, type_ in SINGLE.items()}
+    for section, type_ in NAMED.items():
+        found[section] = {name: _convert(value, type_, f"{section}.{name}") for name, value in _tables(tree, section)}
+    return found
 
 
 def _tables(tree: Mapping[str, Any], section: str) -> list[tuple[str, Any]]:
@@ -256,8 +243,9 @@ def _check_numbers(config: Config) -> None:
     if not 0 < gateway.deadline_s < float("inf"):
         raise ConfigError("is not a positive number of seconds", field="gateway.deadline_s", fix="for example 60")
     for id_, target in config.targets.items():
-        for name in (target.price or Price()).__struct_fields__:
-            if not 0 <= getattr(target.price or Price(), name) < float("inf"):
+        for name in target.price.__struct_fields__ if target.price is not None else ():
+            figure = getattr(target.price, name)
+            if figure is not None and not 0 <= figure < float("inf"):
                 raise ConfigError("is not a price", field=f"targets.{id_}.price.{name}", fix="use 0 or more US dollars")
         for name in target.limits.__struct_fields__:
             limit = getattr(target.limits, name)
@@ -269,13 +257,37 @@ def _check_references(config: Config) -> None:
     if not config.targets:
         raise ConfigError("there is none", field="targets", fix='add at least one [targets."ID"] with a provider')
     for id_, target in config.targets.items():
-        _refer(target.provider, config.providers, f"targets.{id_}.provider", "provider")
+        _refer_providers(config, id_, target)
     for name, alias in config.aliases.items():
         if name in config.targets:
             raise ConfigError("is also the id of a target", field=f"aliases.{name}", fix="give the alias another name")
         _refer(alias.policy, config.policies, f"aliases.{name}.policy", "policy")
+        for guard in alias.guards:
+            _refer(guard, config.guards, f"aliases.{name}.guards", "guard")
+        if alias.cache:
+            _refer(alias.cache, config.caches, f"aliases.{name}.cache", "cache")
+        for trial in alias.trials:
+            _refer(trial.policy, config.policies, f"aliases.{name}.trials", "policy")
         for id_ in (*alias.targets, *([alias.default] if alias.default else [])):
             _refer(id_, config.targets, f"aliases.{name}", "target")
+
+
+def _refer_providers(config: Config, id_: str, target: Target) -> None:
+    path = f"targets.{id_}"
+    if not target.deployments:
+        if not target.provider:
+            raise ConfigError("is missing", field=f"{path}.provider", fix="add it")
+        _refer(target.provider, config.providers, f"{path}.provider", "provider")
+        return
+    if target.provider:
+        raise ConfigError("has deployments as well", field=f"{path}.provider", fix="name the provider in each deployment only")
+    ids = [deployment.id for deployment in target.deployments]
+    for deployment in target.deployments:
+        _refer(deployment.provider, config.providers, f"{path}.deployments", "provider")
+        if ids.count(deployment.id) > 1:
+            raise ConfigError(f"uses the id {deployment.id!r} twice", field=f"{path}.deployments", fix="give each its own")
+        if not 0 <= deployment.weight < float("inf"):
+            raise ConfigError("is not 0 or more", field=f"{path}.deployments.weight", fix="for example 1")
 
 
 def _refer(name: str, known: Mapping[str, Any], path: str, noun: str) -> None:

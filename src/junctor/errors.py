@@ -14,10 +14,17 @@
     │   │   ├── NoSuchPath           the gateway serves nothing there (HTTP 404)
     │   │   ├── WrongMethod          the path takes another method (HTTP 405)
     │   │   ├── HeadTooLarge         request line and headers are over the limit (HTTP 431)
-    │   │   └── RequestTimeout       a request began and did not arrive in time (HTTP 408)
+    │   │   ├── RequestTimeout       a request began and did not arrive in time (HTTP 408)
+    │   │   └── GuardRefused         a guard of the alias will not let it pass (HTTP 400)
+    │   ├── Unauthorised             no key, or none that is known (HTTP 401)
+    │   ├── Forbidden                the key may not do this (HTTP 403)
+    │   ├── RateLimited              too many requests or tokens for now (HTTP 429, Retry-After)
+    │   ├── OverBudget               the key or its team has spent its budget (HTTP 429, not worth a retry)
     │   └── NoTarget                 every target was filtered out; `refusals` says why, one by one (HTTP 422)
     ├── JournalError                 the journal could not be written or read
     ├── DeadlineExceeded             the request's time ran out (HTTP 504)
+    ├── Overloaded                   the gateway is full and sheds this one (HTTP 503, Retry-After)
+    ├── StateUnavailable             the store of keys, budgets and limits does not answer (HTTP 503)
     └── UpstreamError                a provider failed; `retryable` says whether another attempt makes sense
         ├── UpstreamRefused          no connection (HTTP 502)
         ├── UpstreamTimeout          connected, but silent for too long (HTTP 504)
@@ -30,7 +37,7 @@ Each error is one line: what is wrong, where (`field`), and what to do next (`fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 
@@ -114,6 +121,17 @@ class UnknownModel(RequestError):
     status = 404
 
 
+class GuardRefused(RequestError):
+    """A guard refused the request or its reply; `guard` is the one, `findings` say what it saw, never the text itself."""
+
+    code = "content_refused"
+
+    def __init__(self, message: str, *, guard: str, findings: Sequence[str] = (), field: str = "", fix: str = "") -> None:
+        self.guard = guard
+        self.findings = tuple(findings)
+        super().__init__(message, field=field, fix=fix)
+
+
 class UnknownDecision(RequestError):
     """The journal holds no decision of this id."""
 
@@ -149,6 +167,38 @@ class RequestTimeout(RequestError):
     status = 408
 
 
+class Unauthorised(UserError):
+    """There is no key, or it is not one of ours, or it is revoked."""
+
+    code = "invalid_api_key"
+    status = 401
+
+
+class Forbidden(UserError):
+    """The key is good, but not for this."""
+
+    code = "not_allowed"
+    status = 403
+
+
+class RateLimited(UserError):
+    """Over a limit of requests or tokens; `retry_after_s` is when there will be room again."""
+
+    code = "rate_limit_exceeded"
+    status = 429
+
+    def __init__(self, message: str, *, retry_after_s: float, field: str = "", fix: str = "") -> None:
+        self.retry_after_s: float | None = retry_after_s
+        super().__init__(message, field=field, fix=fix)
+
+
+class OverBudget(UserError):
+    """The budget is spent, or what is left is less than this call may cost. Trying again does not help."""
+
+    code = "insufficient_quota"
+    status = 429
+
+
 class NoTarget(UserError):
     """No target can take the request; `refusals` maps each target id to its reason."""
 
@@ -175,6 +225,24 @@ class DeadlineExceeded(JunctorError):
 
     code = "deadline_exceeded"
     status = 504
+
+
+class Overloaded(JunctorError):
+    """As many requests as the gateway may hold are waiting already; `retry_after_s` is a guess at when to come back."""
+
+    code = "overloaded"
+    status = 503
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, field: str = "", fix: str = "") -> None:
+        self.retry_after_s: float | None = retry_after_s
+        super().__init__(message, field=field, fix=fix)
+
+
+class StateUnavailable(JunctorError):
+    """The store of keys, budgets and limits does not answer, and the configuration says to refuse then."""
+
+    code = "state_unavailable"
+    status = 503
 
 
 class UpstreamError(JunctorError):

@@ -29,12 +29,16 @@ FSYNC_EVERY_S = 1.0
 
 
 class DecisionRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="decision", omit_defaults=True):
-    """A decision, written before its plan runs. `at` is Unix seconds; `refusals` says why targets were filtered out."""
+    """A decision, written before its plan runs. `at` is Unix seconds; `refusals` says why targets were filtered out.
+
+    `key` is the id of the caller's key, never the key.
+    """
 
     at: float
     decision: Decision
     alias: str = ""
     tenant: str = ""
+    key: str = ""
     text: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     targets: tuple[str, ...] = ()

@@ -21,15 +21,30 @@ TARGET_KINDS = ("model", "agent", "tool", "skill", "memory", "retriever", "pipel
 
 
 class Price(Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
-    """List price: USD per million tokens in and out, plus USD per call."""
+    """List price: USD per million tokens in and out, plus USD per call.
+
+    Tokens read from the upstream's prompt cache, written to it, and spent on reasoning may have prices of their own; None: they
+    cost what other input, input and output cost.
+    """
 
     input_usd_per_mtok: float = 0.0
     output_usd_per_mtok: float = 0.0
     usd_per_call: float = 0.0
+    cached_input_usd_per_mtok: float | None = None
+    cache_write_usd_per_mtok: float | None = None
+    reasoning_usd_per_mtok: float | None = None
 
-    def cost_usd(self, input_tokens: float, output_tokens: float) -> float:
-        """Cost of one call in USD."""
+    def cost_usd(
+        self, input_tokens: float, output_tokens: float, *, cached: float = 0.0, written: float = 0.0, reasoning: float = 0.0
+    ) -> float:
+        """Cost of one call in USD. `cached` and `written` are parts of `input_tokens`, `reasoning` of `output_tokens`."""
         tokens = input_tokens * self.input_usd_per_mtok + output_tokens * self.output_usd_per_mtok
+        if cached and self.cached_input_usd_per_mtok is not None:
+            tokens += min(cached, input_tokens) * (self.cached_input_usd_per_mtok - self.input_usd_per_mtok)
+        if written and self.cache_write_usd_per_mtok is not None:
+            tokens += min(written, input_tokens) * (self.cache_write_usd_per_mtok - self.input_usd_per_mtok)
+        if reasoning and self.reasoning_usd_per_mtok is not None:
+            tokens += min(reasoning, output_tokens) * (self.reasoning_usd_per_mtok - self.output_usd_per_mtok)
         return tokens / 1e6 + self.usd_per_call
 
 
@@ -41,12 +56,25 @@ class Limits(Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=
     timeout_s: float | None = None
 
 
+class Deployment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One place where a target can be called: a provider, the name of the model there, and a share of the work.
+
+    A policy chooses among targets; which of a target's deployments takes a call is a matter of load and health, not of quality.
+    """
+
+    id: str
+    provider: str
+    model: str = ""
+    weight: float = 1.0
+
+
 class Target(Struct, frozen=True, kw_only=True, dict=True):
     """Anything that can take the work.
 
     A model *with* a reasoning budget, an output length or a prompt strategy is a target of its own: `model` names what is
     called upstream and `settings` what is sent along, so that two targets of one model differ in `settings` only. By
-    convention such an id reads `model@setting`.
+    convention such an id reads `model@setting`. `deployments` are the places where it can be called, when there are several;
+    `balance` names the rule that picks one.
     """
 
     id: str
@@ -58,6 +86,8 @@ class Target(Struct, frozen=True, kw_only=True, dict=True):
     price: Price | None = None
     limits: Limits = Limits()
     capabilities: frozenset[str] = frozenset()
+    deployments: tuple[Deployment, ...] = ()
+    balance: str = "weighted"
 
     @property
     def upstream_model(self) -> str:
@@ -237,6 +267,7 @@ class Attempt(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One try at one target: `error` is empty when it answered; times are seconds since the request arrived.
 
     `role` says what the call was for inside a plan that looks at answers ("stage 1", "check of stage 1"); "" elsewhere.
+    `deployment` says which one of a target that has several.
     """
 
     target: str
@@ -247,3 +278,4 @@ class Attempt(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     detail: str = ""
     outcome: Outcome = Outcome()
     role: str = ""
+    deployment: str = ""

@@ -15,9 +15,10 @@ from msgspec import Struct
 
 from junctor.encoders.base import Encoder
 from junctor.engine.aliases import Alias, Names
+from junctor.engine.context import CallContext
 from junctor.engine.filters import Demand, Narrowed, expected_cost_usd
 from junctor.engine.health import Health
-from junctor.engine.ledger import Explained, Ledger
+from junctor.engine.ledger import Explained, Ledger, Listener
 from junctor.engine.plan_run import PlanRun
 from junctor.engine.run import Answer, Run, StreamAnswer
 from junctor.errors import RequestError
@@ -28,6 +29,7 @@ from junctor.providers.base import Provider
 from junctor.types import Call, Catalogue, Decision, Fallback, Outcome, Ranked, Request, looks_at_answers
 
 DIRECT = "direct"
+GIVEN = "cache"
 QUICK_ENCODE_S = 1e-3
 QUICK_ENCODE_CHARS = 16_384
 PROBE = "Which river runs through the capital of France, and where does it rise?"
@@ -93,11 +95,11 @@ class Engine:
 
         Raises UnknownModel, NoTarget, DeadlineExceeded, UpstreamError or JournalError.
         """
-        return await (await self._decided(request, model)).complete()
+        return await (await self.prepare(request, model)).complete()
 
     async def stream(self, request: Request, model: str = "") -> StreamAnswer:
         """Answer a request as a stream; returns once the first event is there. Raises like `complete`."""
-        return await (await self._decided(request, model)).stream()
+        return await (await self.prepare(request, model)).stream()
 
     def route(self, request: Request, model: str = "") -> Routed:
         """What would be decided, without calling anybody and without writing it down. Raises UnknownModel or NoTarget."""
@@ -120,6 +122,10 @@ class Engine:
         """A decision, its outcome and its feedback; raises UnknownDecision."""
         return await self.ledger.explain(id_)
 
+    def listen(self, listener: Listener) -> None:
+        """Call `listener(run, record)` at the end of every run, once, whatever its end. It must not raise and must be quick."""
+        self.ledger.listeners.append(listener)
+
     async def aclose(self) -> None:
         """Give up connections and threads, and close the journal."""
         for provider in self.providers.values():
@@ -128,7 +134,12 @@ class Engine:
         if self.ledger.journal is not None:
             self.ledger.journal.close()
 
-    async def _decided(self, request: Request, model: str) -> Run:
+    async def prepare(self, request: Request, model: str = "", context: CallContext | None = None) -> Run:
+        """Decide and write the decision down; nobody has been called yet.
+
+        Either `complete` or `stream` the run, or `close` it with the reason why not. `context` goes with it to the listeners.
+        Raises UnknownModel, NoTarget or JournalError.
+        """
         arrived = self._clock()
         request, model = _identified(request, model)
         alias = self.aliases.get(model)
@@ -138,12 +149,24 @@ class Engine:
             narrowed = self.names.alias_filters[model].apply(request, self.health)
             seen = await self._encoded(alias, request)
             decision = _undecided(alias, request, narrowed) if seen is None else self._decide(alias, seen, narrowed)
+        return self._written(request, "" if alias is None else model, narrowed, decision, arrived, context)
+
+    def _written(
+        self,
+        request: Request,
+        alias: str,
+        narrowed: Narrowed,
+        decision: Decision,
+        arrived: float,
+        context: CallContext | None,
+    ) -> Run:
         self.ledger.decided(
             DecisionRecord(
                 at=self._wall(),
                 decision=decision,
-                alias="" if alias is None else model,
+                alias=alias,
                 tenant=request.tenant,
+                key="" if context is None else context.key,
                 text=request.text,
                 labels=request.labels,
                 targets=narrowed.targets.ids,
@@ -162,7 +185,15 @@ class Engine:
             arrived=arrived,
             deadline_s=self.default_deadline_s if asked is None else asked,
             clock=self._clock,
+            context=context,
         )
+
+    def given(self, request: Request, model: str, target: str, context: CallContext | None = None) -> Run:
+        """A run whose answer is there already (from a cache): a decision like any other, that calls nobody."""
+        request, model = _identified(request, model)
+        decision = Decision(id=request.id, plan=Call(target), target=target, policy=GIVEN)
+        alias = model if model in self.aliases else ""
+        return self._written(request, alias, Narrowed(Catalogue([])), decision, self._clock(), context)
 
     def _direct(self, request: Request, model: str) -> tuple[Narrowed, Decision]:
         """The caller named the target: what it cannot do is still refused, cooldowns are not looked at."""

@@ -21,6 +21,8 @@ from junctor.types import Decision, Outcome, plan_targets
 log = logging.getLogger("junctor.engine")
 ID_CHARS = 128
 COMMENT_CHARS = 4000
+Listener = Callable[[Run, OutcomeRecord], None]
+"""Hears of the end of a run: `run.context` says who asked, `run.decision` what was chosen, the record what came of it."""
 UNITS = ("cost_usd", "latency_s", "energy_j", "input_tokens", "output_tokens")
 
 
@@ -57,6 +59,7 @@ class Ledger:
         self._remember = remember
         self._wall = wall
         self._recent: OrderedDict[str, Explained] = OrderedDict()
+        self.listeners: list[Listener] = []
 
     def decided(self, record: DecisionRecord) -> None:
         """Write a decision down, before its plan runs; raises JournalError."""
@@ -87,10 +90,14 @@ class Ledger:
         if known is not None:
             known = self._recent[record.id] = msgspec.structs.replace(known, outcome=record)
             self._teach(known)
-        if self.journal is None:
-            return
+        if self.journal is not None:
+            self._write(self.journal, record)
+        for listener in self.listeners:
+            listener(run, record)
+
+    def _write(self, journal: Journal, record: OutcomeRecord) -> None:
         try:
-            self.journal.append(record)
+            journal.append(record)
         except JournalError as problem:
             log.error("the outcome of %s was not written: %s", record.id, problem)
 

@@ -17,7 +17,7 @@ import msgspec
 from junctor.engine.buffered import Buffered, text_of
 from junctor.engine.filters import Demand, expected_cost_usd
 from junctor.engine.run import CLOCK_GRAIN_S, Answer, Ask, Run, StreamAnswer, code_of, outcome_of
-from junctor.errors import DeadlineExceeded, JunctorError, UpstreamError
+from junctor.errors import DeadlineExceeded, JunctorError, RequestError, UpstreamError
 from junctor.plans.contracts import Accept, Aggregate, Choice, Given, Question, Trace, Verdict, accept_rule, aggregator
 from junctor.providers.answers import prompt_text
 from junctor.providers.base import Provider, Reply
@@ -74,8 +74,12 @@ class PlanRun(Run):
         self._promised = 0.0
         self._asked = False
 
-    async def complete(self) -> Answer:
+    async def complete(self, ask: Ask[Reply] | None = None) -> Answer:
         """Run the plan to the answer that is given; its outcome bears the cost of all calls. Raises like `Run.complete`."""
+        if ask is not None:
+            raise RequestError(
+                "a plan that looks at answers can only chat", field="model", fix="name a target, or another alias"
+            )
         taken = await self._run()
         self.settle(taken.target.id, taken.outcome)
         return Answer(taken.reply, self, taken.target, self._billed(taken.outcome))

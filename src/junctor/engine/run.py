@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+from junctor.engine.context import CallContext
 from junctor.engine.eager import Ready, start
 from junctor.engine.health import Health
 from junctor.errors import DeadlineExceeded, JunctorError, UpstreamBroken, UpstreamError, UpstreamTimeout
@@ -29,6 +30,16 @@ class Books(Protocol):
         """Record the end of a run; called exactly once."""
 
 
+class EventFilter(Protocol):
+    """Looks at a stream on its way to the client, and may hold back or change what it sees."""
+
+    def push(self, events: bytes) -> bytes:
+        """Takes whole events (the last is `data: [DONE]`), gives whole events or nothing. May raise GuardRefused."""
+
+    def end(self) -> bytes:
+        """The stream is complete: what was held back, if anything was."""
+
+
 class Run:
     """One decided request on its way through its plan.
 
@@ -42,6 +53,7 @@ class Run:
         "books",
         "catalogue",
         "clock",
+        "context",
         "deadline_s",
         "decision",
         "health",
@@ -64,9 +76,11 @@ class Run:
         arrived: float,
         deadline_s: float,
         clock: Callable[[], float] = time.monotonic,
+        context: CallContext | None = None,
     ) -> None:
         self.request = request
         self.decision = decision
+        self.context = context
         self.catalogue = catalogue
         self.providers = providers
         self.health = health
@@ -85,10 +99,13 @@ class Run:
         """Seconds until the deadline."""
         return self.deadline_s - self.elapsed_s()
 
-    async def complete(self) -> Answer:
-        """Run the plan to a whole answer; raises the last attempt's error, or DeadlineExceeded."""
+    async def complete(self, ask: Ask[Reply] | None = None) -> Answer:
+        """Run the plan to a whole answer; raises the last attempt's error, or DeadlineExceeded.
+
+        `ask` says what is asked of each provider: a chat completion, or `ask_embeddings`, `ask_moderation`.
+        """
         try:
-            reply, target, started = await self._in_turn(_ask_whole)
+            reply, target, started = await self._in_turn(ask or _ask_whole)
         except BaseException as error:
             self.close(error)
             raise
@@ -105,6 +122,20 @@ class Run:
             self.close(error)
             raise
         return StreamAnswer(reply, self, target, started, self.elapsed_s())
+
+    def given(self, reply: Reply) -> Answer:
+        """Answer with a reply that is there already, and cost nothing: nobody is called."""
+        target = self._decided_target()
+        outcome = Outcome(cost_usd=0.0, latency_s=self.elapsed_s())
+        self.settle(target.id, outcome)
+        return Answer(reply, self, target, outcome)
+
+    def given_stream(self, reply: StreamReply) -> StreamAnswer:
+        """The same as a stream."""
+        return GivenStream(reply, self, self._decided_target(), self.elapsed_s(), self.elapsed_s())
+
+    def _decided_target(self) -> Target:
+        return self.catalogue.get(self.decision.target) or Target(id=self.decision.target)
 
     async def _in_turn(self, ask: Ask[T]) -> tuple[T, Target, float]:
         """The first answer, who gave it and when it was asked. Only a retryable failure moves on to the next target."""
@@ -198,6 +229,16 @@ def _ask_stream(provider: Provider, request: Request, target: Target, limit_s: f
     return provider.stream(request, target, limit_s)
 
 
+def ask_embeddings(provider: Provider, request: Request, target: Target, limit_s: float) -> Coroutine[Any, Any, Reply]:
+    """For `Run.complete`: embeddings."""
+    return provider.embed(request, target, limit_s)
+
+
+def ask_moderation(provider: Provider, request: Request, target: Target, limit_s: float) -> Coroutine[Any, Any, Reply]:
+    """For `Run.complete`: moderation."""
+    return provider.moderate(request, target, limit_s)
+
+
 def code_of(error: BaseException) -> str:
     """The stable name of an error: its code, or "cancelled" when the caller went away."""
     if isinstance(error, JunctorError):
@@ -210,7 +251,13 @@ def outcome_of(reply: Reply | StreamReply, target: Target, latency_s: float) -> 
     usage: Usage = reply.usage
     cost = reply.cost_usd
     if cost is None and target.price is not None and usage.input_tokens is not None and usage.output_tokens is not None:
-        cost = target.price.cost_usd(usage.input_tokens, usage.output_tokens)
+        cost = target.price.cost_usd(
+            usage.input_tokens,
+            usage.output_tokens,
+            cached=usage.cached_tokens or 0,
+            written=usage.cache_write_tokens or 0,
+            reasoning=usage.reasoning_tokens or 0,
+        )
     return Outcome(
         quality=getattr(reply, "quality", None),
         cost_usd=cost,
@@ -278,6 +325,11 @@ class StreamAnswer(_Answered):
         self._first_byte_s = first_byte_s
         self._finished = False
         self._timeout: asyncio.Timeout | None = None
+        self._filters: tuple[EventFilter, ...] = ()
+
+    def through(self, filter_: EventFilter) -> None:
+        """Send the events through a filter, after those that are there already."""
+        self._filters = (*self._filters, filter_)
 
     @property
     def tries(self) -> int:
@@ -294,13 +346,33 @@ class StreamAnswer(_Answered):
             raise RuntimeError("a StreamAnswer is read inside `async with`")
         try:
             async for events in self.reply.pieces():
+                if self._filters:
+                    events = self._filtered(events)
+                    if not events:
+                        continue
                 yield events
+            if self._filters and (last := self._rest()):
+                yield last
         except JunctorError:
             raise
         except Exception as error:
             # The plug-in edge again: after the first byte the client must hear of it, so it is not retryable.
             raise UpstreamBroken(f"its provider failed with {type(error).__name__}", target=self.target.id) from error
         self._finished = True
+
+    def _filtered(self, events: bytes) -> bytes:
+        for filter_ in self._filters:
+            events = filter_.push(events)
+            if not events:
+                break
+        return events
+
+    def _rest(self) -> bytes:
+        """What the filters held back; what one gives up goes through those after it."""
+        out = b""
+        for filter_ in self._filters:
+            out = (filter_.push(out) if out else b"") + filter_.end()
+        return out
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -327,3 +399,18 @@ class StreamAnswer(_Answered):
         else:
             run._failed(self.target, self._started, error, first_byte_s=self._first_byte_s, outcome=outcome)
         run.settle(self.target.id, outcome, "" if error is None else code_of(error))
+
+
+class GivenStream(StreamAnswer):
+    """A stream of a reply that was there already: no attempt is made, no cost arises."""
+
+    billed_usd = 0.0
+
+    @property
+    def tries(self) -> int:
+        """Nobody was asked."""
+        return 0
+
+    def _settle(self, error: BaseException | None) -> None:
+        self.outcome = Outcome(cost_usd=0.0, latency_s=self.run.elapsed_s())
+        self.run.settle(self.target.id, self.outcome, "" if error is None else code_of(error))

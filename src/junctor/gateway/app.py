@@ -1,113 +1,143 @@
-"""The gateway: paths, requests and answers of the OpenAI API in front of an engine.
+"""The gateway: paths, requests and answers in front of a service.
 
-    POST /v1/chat/completions   whole or streamed
+    POST /v1/chat/completions   whole or streamed, and the other APIs of `WIRES`
     GET  /v1/models             aliases and targets
     POST /v1/feedback           what somebody says later about a decision
     GET  /v1/decisions/ID       a decision and what came of it
     GET  /healthz               200 while it serves
 
-Everything that goes wrong is answered in the OpenAI error shape. Neither prompts nor tracebacks with values are logged or sent.
+Everything that goes wrong is answered in the error shape of the API that was called. Neither prompts nor tracebacks with values
+are logged or sent.
 """
 
 from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Mapping
+from functools import partial
 from urllib.parse import unquote
 
 import msgspec
 
 from junctor.engine import Engine
 from junctor.engine.engine import new_id
-from junctor.errors import JunctorError, NoSuchPath, UnknownModel, WrongMethod
+from junctor.errors import Forbidden, JunctorError, UnknownModel
 from junctor.gateway import replies, wire
 from junctor.gateway.http import Exchange
+from junctor.gateway.pages import Page, Pages
+from junctor.gateway.wires.base import Asked, EventWriter, Wire
+from junctor.gateway.wires.chat import ChatWire
+from junctor.service import Service
+from junctor.tenancy.contracts import ANYONE, Principal
 
 log = logging.getLogger("junctor.gateway")
-CHAT = "/v1/chat/completions"
 DECISIONS = "/v1/decisions/"
 JSON = (replies.JSON_TYPE,)
+WIRES: tuple[Wire, ...] = (ChatWire(),)
+CHAT = WIRES[0]
 
 
 class Gateway:
-    """Answers exchanges; `await gateway(exchange)` never raises but for cancellation."""
+    """Answers exchanges; `await gateway(exchange)` never raises but for cancellation.
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self._models = replies.models_body(engine)
-        self._pages: dict[str, tuple[str, Callable[[Exchange], Awaitable[None]]]] = {
-            CHAT: ("POST", self._chat),
-            "/v1/feedback": ("POST", self._feedback),
-            "/v1/models": ("GET", self._list_models),
-            "/healthz": ("GET", self._health),
-        }
+    `service` may be exchanged at any time: calls that are under way keep the one that they began with.
+    """
+
+    def __init__(self, service: Service | Engine, pages: Mapping[tuple[str, str], Page] | None = None) -> None:
+        self.pages = Pages(
+            {("POST", wire_.path): Page(partial(self._call, wire_)) for wire_ in WIRES}
+            | {
+                ("POST", "/v1/feedback"): Page(self._feedback),
+                ("GET", "/v1/models"): Page(self._list_models),
+                ("GET", "/healthz"): Page(self._health, open=True),
+                ("GET", f"{DECISIONS}*"): Page(self._decision),
+            }
+            | dict(pages or {})
+        )
+        self.serve(Service(service) if isinstance(service, Engine) else service)
+
+    def serve(self, service: Service) -> None:
+        """Take calls with this service from now on."""
+        self.service = service
+        self._models = replies.models_body(service.engine)
 
     async def __call__(self, exchange: Exchange) -> None:
         """One request."""
+        shape: Wire = CHAT
         try:
-            method, page = self._page(exchange.path)
-            if exchange.method != method:
-                raise WrongMethod(f"{exchange.path[:80]} takes {method} only", field="method", fix=f"send a {method}")
-            await page(exchange)
+            page = self.pages.find(exchange.method, exchange.path)
+            principal = ANYONE
+            if not page.open and self.service.tenancy is not None:
+                found = self.service.identify(exchange.headers)
+                principal = await found if isinstance(found, Awaitable) else found
+            if page.admin and not principal.admin:
+                raise Forbidden("this needs the admin key", fix="send the key that gateway.admin_key names")
+            await page.answer(exchange, principal)
         except JunctorError as error:
-            _refuse(exchange, error)
+            _refuse(exchange, error, shape)
         except Exception as error:  # noqa: BLE001 - the process boundary
             # A bug of ours or of a plug-in. Type and places are logged, no message: it may hold a prompt.
             log.error("a request failed with %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
             if not exchange.started:
-                _refuse(exchange, JunctorError("something went wrong here", fix="the server's log names the error's type"))
+                _refuse(
+                    exchange, JunctorError("something went wrong here", fix="the server's log names the error's type"), shape
+                )
 
-    def _page(self, path: str) -> tuple[str, Callable[[Exchange], Awaitable[None]]]:
-        found = self._pages.get(path)
-        if found is not None:
-            return found
-        if path.startswith(DECISIONS):
-            return "GET", self._decision
-        raise NoSuchPath("there is nothing here", field="path", fix=f"there are: {', '.join(self._pages)}, {DECISIONS}ID")
-
-    async def _chat(self, exchange: Exchange) -> None:
+    async def _call(self, wire_: Wire, exchange: Exchange, principal: Principal) -> None:
         id_ = new_id()
-        call = wire.parse_chat(exchange.body, id_, exchange.headers)
         try:
-            if call.stream:
-                await self._stream(call, exchange)
+            asked = wire_.parse(exchange.body, id_, exchange.headers)
+            if asked.stream:
+                await self._stream(wire_, asked, exchange, principal)
                 return
-            answer = await self.engine.complete(call.request, call.model)
-        except UnknownModel:
-            raise
+            answer = await self.service.complete(asked.request, asked.model, principal)
+        except UnknownModel as error:
+            _refuse(exchange, error, wire_)
         except JunctorError as error:
-            _refuse(exchange, error, id_)
+            _refuse(exchange, error, wire_, id_)
         else:
-            exchange.reply(200, replies.whole_headers(answer), answer.reply.body)
+            exchange.reply(200, replies.whole_headers(answer), wire_.whole(asked, answer.reply.body))
 
-    async def _stream(self, call: wire.ChatCall, exchange: Exchange) -> None:
-        answer = await self.engine.stream(call.request, call.model)
+    async def _stream(self, wire_: Wire, asked: Asked, exchange: Exchange, principal: Principal) -> None:
+        answer = await self.service.stream(asked.request, asked.model, principal)
+        writer = wire_.writer(asked)
         try:
             async with answer:
                 exchange.start(replies.stream_headers(answer))
                 async for events in answer:
-                    await exchange.write(events)
+                    if writer is None:
+                        await exchange.write(events)
+                    elif out := writer.push(events):
+                        await exchange.write(out)
         except JunctorError as error:
             # Not waited for: a client that does not read would hold this up for ever.
-            exchange.write_now(replies.error_event(error))
+            exchange.write_now(_last_words(wire_, writer, error))
         exchange.end()
 
-    async def _feedback(self, exchange: Exchange) -> None:
+    async def _feedback(self, exchange: Exchange, principal: Principal) -> None:
+        del principal
         said = wire.parse_feedback(exchange.body)
-        record = await self.engine.feedback(said.decision_id, said.outcome, said.comment)
+        record = await self.service.engine.feedback(said.decision_id, said.outcome, said.comment)
         exchange.reply(200, JSON, msgspec.json.encode({"object": "feedback", "decision_id": record.id}))
 
-    async def _decision(self, exchange: Exchange) -> None:
-        known = await self.engine.explain(unquote(exchange.path[len(DECISIONS) :]))
+    async def _decision(self, exchange: Exchange, principal: Principal) -> None:
+        del principal
+        known = await self.service.engine.explain(unquote(exchange.path[len(DECISIONS) :]))
         exchange.reply(200, JSON, msgspec.json.encode(known))
 
-    async def _list_models(self, exchange: Exchange) -> None:
+    async def _list_models(self, exchange: Exchange, principal: Principal) -> None:
+        del principal
         exchange.reply(200, JSON, self._models)
 
-    async def _health(self, exchange: Exchange) -> None:
+    async def _health(self, exchange: Exchange, principal: Principal) -> None:
+        del principal
         exchange.reply(200, JSON, b'{"status":"ok"}')
 
 
-def _refuse(exchange: Exchange, error: JunctorError, decision: str = "") -> None:
-    exchange.reply(error.http_status, replies.error_headers(error, decision), replies.error_body(error))
+def _last_words(wire_: Wire, writer: EventWriter | None, error: JunctorError) -> bytes:
+    return wire_.error_event(error) if writer is None else writer.broken(error)
+
+
+def _refuse(exchange: Exchange, error: JunctorError, wire_: Wire, decision: str = "") -> None:
+    exchange.reply(error.http_status, replies.error_headers(error, decision), wire_.error(error))

@@ -48,7 +48,7 @@ _clock = _Clock()
 class Exchange:
     """One request, and the way to answer it: either `reply`, or `start`, `write` … and `end`."""
 
-    __slots__ = ("_chunked", "_connection", "body", "ended", "headers", "keep_alive", "method", "path", "started")
+    __slots__ = ("_chunked", "_connection", "body", "ended", "headers", "keep_alive", "method", "path", "query", "started")
 
     def __init__(
         self,
@@ -60,10 +60,12 @@ class Exchange:
         *,
         keep_alive: bool,
         chunked: bool,
+        query: bytes = b"",
     ) -> None:
         self._connection = connection
         self.method = method
         self.path = path
+        self.query = query
         self.headers = headers
         self.body = body
         self.keep_alive = keep_alive
@@ -227,14 +229,16 @@ class Connection(asyncio.Protocol):
         if self._refused:
             return
         parser = self._parser
+        path, _, query = self._url.partition(b"?")
         exchange = Exchange(
             self,
             parser.get_method().decode("ascii"),
-            self._url.split(b"?", 1)[0].decode("latin-1"),
+            path.decode("latin-1"),
             self._headers,
             self._body[0] if len(self._body) == 1 else b"".join(self._body),
             keep_alive=parser.should_keep_alive() and not self.server.stopping,
             chunked=parser.get_http_version() != "1.0",
+            query=query,
         )
         self._body = []
         if self._task is None:

@@ -16,6 +16,7 @@ from junctor.errors import ConfigError
 from junctor.gateway.app import Gateway
 from junctor.gateway.blas import one_blas_thread
 from junctor.gateway.http import Server
+from junctor.service import Service
 
 BACKLOG = 4096
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -75,7 +76,7 @@ def _calm_collector() -> Iterator[None]:
 
 
 async def serve_async(
-    engine: Engine,
+    engine: Engine | Service,
     host: str = "127.0.0.1",
     port: int = 8080,
     *,
@@ -91,7 +92,8 @@ async def serve_async(
     """
     one_blas_thread()
     sock = bind(host, port)
-    server = Server(Gateway(engine), max_body_bytes=max_body_bytes, body_timeout_s=body_timeout_s)
+    service = Service(engine) if isinstance(engine, Engine) else engine
+    server = Server(Gateway(service), max_body_bytes=max_body_bytes, body_timeout_s=body_timeout_s)
     listening = await asyncio.get_running_loop().create_server(server.connection, sock=sock, backlog=BACKLOG)
     stop, hurry = until or asyncio.Event(), asyncio.Event()
     sweeping = asyncio.create_task(server.sweep())
@@ -107,7 +109,7 @@ async def serve_async(
         sweeping.cancel()
         server.give_up()
         await asyncio.sleep(0.05)  # cancelled requests write their last record
-        await engine.aclose()
+        await service.aclose()
 
 
 async def _first_of(*things: Coroutine[Any, Any, Any], seconds: float) -> None:
@@ -118,7 +120,7 @@ async def _first_of(*things: Coroutine[Any, Any, Any], seconds: float) -> None:
 
 
 def serve(
-    engine: Engine,
+    engine: Engine | Service,
     host: str = "127.0.0.1",
     port: int = 8080,
     *,

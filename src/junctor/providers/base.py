@@ -12,15 +12,21 @@ from typing import Any, ClassVar
 
 from msgspec import Struct
 
+from junctor.errors import UpstreamError
 from junctor.types import Request, Target
 
 
 class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Tokens that the upstream says it used; None when it does not say. Cached and reasoning tokens are parts of the two."""
+    """Tokens that the upstream says it used; None when it does not say.
+
+    `input_tokens` counts all of the prompt: tokens read from a prompt cache and written to it are parts of it, whatever the
+    upstream's own convention. `reasoning_tokens` are a part of `output_tokens`.
+    """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
 
 
@@ -75,6 +81,22 @@ class Provider(ABC):
     @abstractmethod
     async def stream(self, request: Request, target: Target, timeout_s: float | None) -> StreamReply:
         """Ask for a stream; returns once the first event is there, so that a failure before it can still fall back."""
+
+    async def embed(self, request: Request, target: Target, timeout_s: float | None) -> Reply:
+        """Ask for embeddings: `request.params` is an OpenAI embeddings call, the body a `list` of `embedding` objects.
+
+        Only of targets that can do "embeddings". Raises UpstreamError where the provider has no such thing.
+        """
+        del request, timeout_s
+        raise UpstreamError("its provider makes no embeddings", target=target.id, fix='leave "embeddings" out')
+
+    async def moderate(self, request: Request, target: Target, timeout_s: float | None) -> Reply:
+        """Ask for moderation: `request.params` is an OpenAI moderations call, the body a moderation object.
+
+        Only of targets that can do "moderations". Raises UpstreamError where the provider has no such thing.
+        """
+        del request, timeout_s
+        raise UpstreamError("its provider does not moderate", target=target.id, fix='leave "moderations" out')
 
     async def aclose(self) -> None:
         """Give up connections."""

@@ -1,0 +1,1 @@
+"""Guards: what looks at requests and replies, link by link."""

@@ -1,0 +1,72 @@
+"""What looks at a request before it is decided, and at its reply before it is given.
+
+A guard is pure and quick: it sees a text, and passes it, changes it or refuses it with GuardRefused. What it noticed goes into
+`Noticed`, in words that never hold the text itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from junctor.engine.run import EventFilter
+from junctor.types import Request
+
+
+class Noticed:
+    """What the guards of a chain remember between a request and its reply: masks to undo, scores, a schema to hold."""
+
+    __slots__ = ("findings", "state")
+
+    def __init__(self) -> None:
+        self.findings: list[str] = []
+        self.state: dict[str, Any] = {}
+
+
+class Guard(ABC):
+    """One link of a chain. `needs_whole`: it can judge a reply only when all of it is there, so streams are held back."""
+
+    name: ClassVar[str]
+    needs_whole: ClassVar[bool] = False
+
+    def before(self, request: Request, noticed: Noticed) -> Request:
+        """The request, unchanged or changed. Raises GuardRefused."""
+        del noticed
+        return request
+
+    def after(self, request: Request, body: bytes, noticed: Noticed) -> bytes:
+        """The reply (a chat.completion body), unchanged or changed. Raises GuardRefused."""
+        del request, noticed
+        return body
+
+    def stream(self, request: Request, noticed: Noticed) -> EventFilter | None:
+        """What the events of a streamed reply go through; None: nothing."""
+        del request, noticed
+        return None
+
+
+class Chain:
+    """The guards of an alias: requests pass them in order, replies in reverse."""
+
+    def __init__(self, guards: Sequence[Guard]) -> None:
+        self.guards = tuple(guards)
+        self.needs_whole = any(guard.needs_whole for guard in self.guards)
+
+    def before(self, request: Request) -> tuple[Request, Noticed]:
+        """Raises GuardRefused."""
+        noticed = Noticed()
+        for guard in self.guards:
+            request = guard.before(request, noticed)
+        return request, noticed
+
+    def after(self, request: Request, body: bytes, noticed: Noticed) -> bytes:
+        """Raises GuardRefused."""
+        for guard in reversed(self.guards):
+            body = guard.after(request, body, noticed)
+        return body
+
+    def filters(self, request: Request, noticed: Noticed) -> list[EventFilter]:
+        """What a streamed reply goes through, in this order."""
+        made = (guard.stream(request, noticed) for guard in reversed(self.guards))
+        return [filter_ for filter_ in made if filter_ is not None]

@@ -1,0 +1,1 @@
+"""Keys, teams, budgets, limits, admission, and where they are kept."""
