@@ -183,8 +183,7 @@ async def test_connections_are_used_again(upstream):
     provider, _ = await upstream(*chunked(data(DELTA), b"data: [DONE]\n\n"))
     for _ in range(3):
         await read(provider)
-    connector = provider._session.connector
-    assert sum(len(idle) for idle in connector._conns.values()) == 1
+    assert len(provider.upstream._idle) == len(provider.upstream._open) == 1
 
 
 async def test_a_stream_given_up_closes_its_connection(upstream):
@@ -192,7 +191,9 @@ async def test_a_stream_given_up_closes_its_connection(upstream):
     provider, _ = await upstream(HEAD, b"%x\r\n%s\r\n" % (len(data(DELTA)), data(DELTA)), hold=True)
     reply = await provider.stream(Request(text="hi"), TARGET, 5.0)
     await reply.aclose()
-    assert not any(provider._session.connector._conns.values())
+    await asyncio.sleep(0)
+    assert not provider.upstream._idle
+    assert not provider.upstream._open
 
 
 async def test_an_event_without_end_is_garbage(upstream, monkeypatch):
@@ -257,20 +258,21 @@ async def test_a_new_event_loop_gets_new_connections(upstream):
     """A session belongs to one loop; another loop makes its own."""
     provider, _ = await upstream(whole(b'{"choices":[]}'))
     await provider.complete(Request(text="hi"), TARGET, 5.0)
-    here = provider._session
+    assert provider.upstream._idle
 
     def elsewhere():
         async def run():
             with pytest.raises(UpstreamRefused):
                 await OpenAICompatibleProvider.complete(provider, Request(text="hi"), TARGET, 5.0)
-            assert provider._session is not here
+            assert not provider.upstream._idle
             await provider.aclose()
 
-        provider.url = provider.url.with_port(1)
+        provider.upstream.port = 1
         asyncio.run(run())
 
+    connection = provider.upstream._idle[0]
     await asyncio.to_thread(elsewhere)
-    await here.close()
+    connection.abort()
 
 
 @pytest.mark.parametrize(
@@ -309,8 +311,8 @@ def test_good_settings_make_a_provider():
             "stream_usage": False,
         }
     )
-    assert repr(made) == "OpenAICompatibleProvider('https://host/v1/chat/completions')"
-    assert (made.connect_timeout_s, made.read_timeout_s, made.stream_usage) == (1, 2, False)
+    assert repr(made) == "OpenAICompatibleProvider('https://host/v1')"
+    assert (made.upstream.connect_timeout_s, made.upstream.read_timeout_s, made.stream_usage) == (1, 2, False)
 
 
 @pytest.mark.parametrize(("value", "seconds"), [("7", 7.0), (" 1.5 ", 1.5), ("", None), ("soon", None), ("-3", None)])

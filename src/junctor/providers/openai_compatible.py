@@ -1,4 +1,4 @@
-"""Any upstream that speaks the OpenAI chat-completion API, over aiohttp.
+"""Any upstream that speaks the OpenAI chat-completion API.
 
 Bytes pass through as they came: a whole answer is parsed once for its usage, a streamed one only where an event says "usage",
 "finish_reason" or "error". The key is sent and never shown: not in `repr`, not in an error, not in an upstream's own words.
@@ -7,21 +7,17 @@ Bytes pass through as they came: a whole answer is parsed once for its usage, a 
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, ClassVar
 
-import aiohttp
 import msgspec
 from msgspec import Struct
-from yarl import URL
 
 from junctor.errors import (
     ConfigError,
     UpstreamBroken,
     UpstreamError,
     UpstreamGarbage,
-    UpstreamRefused,
     UpstreamStatus,
     UpstreamTimeout,
 )
@@ -39,11 +35,11 @@ from junctor.providers.openai_wire import (
     telling,
     used,
 )
+from junctor.providers.upstream import Response, Upstream
 from junctor.types import Request, Target
 
 DONE = b"data: [DONE]\n\n"
 ERROR_BODY_BYTES = 64 * 1024
-LARGE_BODY_BYTES = 512 * 1024
 EVENT_BYTES = 8 * 1024 * 1024
 LINE_STARTS = (b"data: {", b"data:{", b":", b"event:", b"id:", b"retry:")
 KEY_STATUSES = (401, 403, 407)
@@ -70,6 +66,7 @@ class OpenAICompatibleProvider(Provider):
     """
 
     name: ClassVar[str] = "openai_compatible"
+    path: ClassVar[str] = "/chat/completions"
 
     def __init__(
         self,
@@ -80,19 +77,16 @@ class OpenAICompatibleProvider(Provider):
         read_timeout_s: float | None = None,
         stream_usage: bool = True,
     ) -> None:
-        self.url = _checked_url(base_url)
-        self.connect_timeout_s = connect_timeout_s
-        self.read_timeout_s = read_timeout_s
-        self.stream_usage = stream_usage
-        self._key = api_key
-        self._headers = {"content-type": "application/json", "accept-encoding": "identity", **(headers or {})}
+        sent = {"content-type": "application/json", **(headers or {})}
         if api_key:
-            self._headers["authorization"] = f"Bearer {api_key}"
-        self._session: aiohttp.ClientSession | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+            sent["authorization"] = f"Bearer {api_key}"
+        self.upstream = Upstream(
+            base_url, sent, connect_timeout_s=connect_timeout_s, read_timeout_s=read_timeout_s, secrets=(api_key,)
+        )
+        self.stream_usage = stream_usage
 
     def __repr__(self) -> str:
-        return f"OpenAICompatibleProvider({str(self.url)!r})"
+        return f"{type(self).__name__}({self.upstream.base_url!r})"
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Provider:
@@ -116,12 +110,10 @@ class OpenAICompatibleProvider(Provider):
     async def complete(self, request: Request, target: Target, timeout_s: float | None) -> Reply:
         """Ask for a whole answer; its bytes are passed on as they came."""
         body = chat_body(request, target, stream=False, usage=False)
-        try:
-            async with await self._post(body, timeout_s) as response:
-                await self._check_status(response, target)
-                raw = await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._failure(error, target) from error
+        response = await self.upstream.post(self.path, body, timeout_s, target.id)
+        if response.status != 200:
+            raise await self._refusal(response, target)
+        raw = await response.read()
         try:
             whole = decode_whole.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -136,82 +128,60 @@ class OpenAICompatibleProvider(Provider):
         body = chat_body(request, target, stream=True, usage=self.stream_usage)
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._post(body, None)
-                reply = _Stream(self, response, target, hide_usage=self.stream_usage and not asked)
+                response = await self.upstream.post(self.path, body, None, target.id)
+                reply = _Stream(self.upstream, response, target, hide_usage=self.stream_usage and not asked)
                 try:
-                    await self._check_status(response, target)
+                    if response.status != 200:
+                        raise await self._refusal(response, target)
                     await reply.begin()
                 except BaseException:
                     response.close()
                     raise
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._failure(error, target) from error
+        except TimeoutError as error:
+            raise UpstreamTimeout("silent for too long", target=target.id) from error
         return reply
 
     async def aclose(self) -> None:
         """Close all connections."""
-        session, self._session = self._session, None
-        if session is not None and self._loop is asyncio.get_running_loop():
-            await session.close()
+        await self.upstream.aclose()
 
-    async def _post(self, body: bytes, timeout_s: float | None) -> aiohttp.ClientResponse:
-        timeout = aiohttp.ClientTimeout(
-            total=timeout_s, sock_connect=self.connect_timeout_s, sock_read=self.read_timeout_s, ceil_threshold=1e9
-        )
-        # aiohttp writes what can be read from in portions, so that a large body does not hold up the event loop.
-        data = body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body)
-        return await self._connected().post(self.url, data=data, headers=self._headers, timeout=timeout, allow_redirects=False)
-
-    def _connected(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        if self._session is None or self._loop is not loop:
-            self._loop = loop
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                skip_auto_headers=("user-agent",),
-            )
-        return self._session
-
-    async def _check_status(self, response: aiohttp.ClientResponse, target: Target) -> None:
+    async def _refusal(self, response: Response, target: Target) -> UpstreamError:
+        """What an answer other than 200 means."""
         status = response.status
-        if status == 200:
-            return
         if status < 400:
-            raise UpstreamGarbage(f"answered with status {status}", target=target.id, fix="check its base_url")
-        body = await response.content.read(ERROR_BODY_BYTES)
+            response.close()
+            return UpstreamGarbage(f"answered with status {status}", target=target.id, fix="check its base_url")
+        body = await _beginning(response, ERROR_BODY_BYTES)
         # What is said about our own key may quote the key, and is none of the caller's business.
         private = status in KEY_STATUSES
-        shown = b"" if private else self._redacted(body)
+        shown = b"" if private else self.upstream.redacted(body)
         said = "" if private else said_in(shown)
-        raise UpstreamStatus(
+        return UpstreamStatus(
             f"answered with status {status}" + (f": {said}" if said else ""),
             upstream_status=status,
             target=target.id,
-            retry_after_s=retry_after_s(response.headers.get("retry-after", "")),
+            retry_after_s=retry_after_s(response.header("retry-after")),
             body=shown,
         )
 
-    def _redacted(self, body: bytes) -> bytes:
-        return body.replace(self._key.encode(), b"***") if self._key else body
 
-    def _failure(self, error: BaseException, target: Target) -> UpstreamError:
-        if isinstance(error, (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError)):
-            return UpstreamRefused("no connection could be made", target=target.id, fix="check that it runs, and its base_url")
-        if isinstance(error, TimeoutError):
-            return UpstreamTimeout("silent for too long", target=target.id)
-        if isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL)):
-            return UpstreamGarbage("answered with something that is not HTTP", target=target.id, fix="check its base_url")
-        return UpstreamBroken("closed the connection before the answer was complete", target=target.id)
+async def _beginning(response: Response, most: int) -> bytes:
+    """The first bytes of a body; what is longer, or breaks off, is cut."""
+    body = b""
+    try:
+        while len(body) < most and (more := await response.readany()):
+            body += more
+    except UpstreamError:
+        pass
+    response.close()
+    return body[:most]
 
 
 class _Stream(StreamReply):
     """Cuts what arrives into whole events and reads usage and finish reason on the way."""
 
-    def __init__(
-        self, provider: OpenAICompatibleProvider, response: aiohttp.ClientResponse, target: Target, *, hide_usage: bool
-    ) -> None:
-        self._provider = provider
+    def __init__(self, upstream: Upstream, response: Response, target: Target, *, hide_usage: bool) -> None:
+        self._upstream = upstream
         self._response = response
         self._target = target
         self._hide_usage = hide_usage
@@ -221,11 +191,11 @@ class _Stream(StreamReply):
 
     async def begin(self) -> None:
         """Wait for the first data event; raises UpstreamGarbage, UpstreamBroken or what the upstream reports."""
-        kind = self._response.headers.get("content-type", "")
+        kind = self._response.header("content-type")
         if "event-stream" not in kind:
             raise UpstreamGarbage("answered a stream with something that is not one", target=self._target.id)
         while not self._first:
-            chunk = await self._response.content.readany()
+            chunk = await self._response.readany()
             if not chunk:
                 raise UpstreamBroken("ended its stream before the first event", target=self._target.id)
             whole = self._cut(chunk)
@@ -241,20 +211,18 @@ class _Stream(StreamReply):
         if self._first:
             yield self._first
             self._first = b""
-        content = self._response.content
+        response = self._response
         try:
             while not self._done:
-                chunk = await content.readany()
+                chunk = await response.readany()
                 if not chunk:
                     raise UpstreamBroken("ended its stream early", target=self._target.id)
                 whole = self._cut(chunk)
                 if whole and (piece := self._read(whole)):
                     yield piece
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._provider._failure(error, self._target) from error
         finally:
             if not self._done:
-                self._response.close()
+                response.close()
         yield DONE
         await self._finish()
 
@@ -270,14 +238,14 @@ class _Stream(StreamReply):
 
     async def _finish(self) -> None:
         # The end of the HTTP body usually came along already; reading it lets the connection be used again.
-        if self._response.content.at_eof():
+        if self._response.complete:
             return
         try:
             async with asyncio.timeout(0.1):
-                await self._response.content.readany()
-            self._response.release()
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            self._response.close()
+                await self._response.readany()
+        except (UpstreamError, TimeoutError):
+            pass
+        self._response.close()
 
     def _cut(self, chunk: bytes) -> bytes:
         """The whole events at hand; what is left over waits for more."""
@@ -318,21 +286,9 @@ class _Stream(StreamReply):
             raise UpstreamGarbage("sent an event that is not a chunk", target=self._target.id) from error
         if found.error:
             said = message_of(found.error)[:SAID_CHARS]
-            said = self._provider._redacted(said.encode()).decode()
+            said = self._upstream.redacted(said.encode()).decode()
             raise UpstreamBroken(f"reported an error: {said}", target=self._target.id)
         self.finish_reason = finish_reason(found.choices) or self.finish_reason
         if found.usage is not None:
             self.usage, self.cost_usd = used(found.usage)
         return not (self._hide_usage and found.usage is not None and not found.choices)
-
-
-def _checked_url(base_url: str) -> URL:
-    try:
-        url = URL(base_url.rstrip("/") + "/chat/completions")
-    except ValueError as error:
-        raise ConfigError("is not a URL", field="base_url", fix="for example https://host/v1") from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigError("is not an http or https URL", field="base_url", fix="for example https://host/v1")
-    if url.user or url.password:
-        raise ConfigError("holds a user or a password", field="base_url", fix="put the key into api_key, as a reference")
-    return url
