@@ -22,6 +22,8 @@ from junctor.outcomes import OutcomeTable
 from junctor.policy import Policy
 from junctor.providers.base import Provider
 from junctor.sections import AliasSection, PolicySection
+from junctor.service import Service
+from junctor.service.queueing import Queue
 from junctor.types import Catalogue
 
 
@@ -34,17 +36,35 @@ class Chooser:
     knows: tuple[str, ...] | None
 
 
-def build_engine(config: Config, *, dry_run: bool = False) -> Engine:
+def build_service(config: Config, old: Service | None = None) -> Service:
+    """The engine and all that stands around it; raises like `build_engine`.
+
+    `old` is the service that this one takes over from, when a configuration is read again: the journal goes on.
+    """
+    engine = build_engine(config, journal=_same_journal(config, old))
+    gateway = config.gateway
+    queue = Queue(gateway.max_concurrent, gateway.max_waiting) if gateway.max_concurrent else None
+    return Service(engine, queue=queue)
+
+
+def _same_journal(config: Config, old: Service | None) -> Journal | None:
+    journal = None if old is None else old.engine.ledger.journal
+    section = config.journal
+    if journal is None or not section.path or journal.path != config.path(section.path):
+        return None
+    return journal.share() if (journal.fsync, journal.text) == (section.fsync, section.text) else None
+
+
+def build_engine(config: Config, *, dry_run: bool = False, journal: Journal | None = None) -> Engine:
     """Make everything that the configuration names; raises ConfigError or ArtefactError that says which part is wrong.
 
-    A dry run decides and calls nobody: it keeps no journal and needs no secrets.
+    A dry run decides and calls nobody: it keeps no journal and needs no secrets. `journal`: one that is open already.
     """
     catalogue = Catalogue(list(config.targets.values()))
     choosers = {name: _chooser(config, name, section, catalogue) for name, section in config.policies.items()}
     aliases = {name: _alias(name, section, choosers[section.policy], catalogue) for name, section in config.aliases.items()}
     providers = {name: _provider(config, name, dry_run=dry_run) for name in config.providers}
-    journal = None
-    if config.journal.path and not dry_run:
+    if journal is None and config.journal.path and not dry_run:
         journal = Journal(config.path(config.journal.path), fsync=config.journal.fsync, text=config.journal.text)
     return Engine(
         catalogue, providers, aliases, journal, seed=config.gateway.seed, default_deadline_s=config.gateway.deadline_s

@@ -95,6 +95,7 @@ class Journal:
         self._dirty = threading.Event()
         self._closed = threading.Event()
         self._torn = False
+        self._users = 1
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -159,10 +160,17 @@ class Journal:
                 with contextlib.suppress(OSError):  # a failing disk shows in the next append, where somebody can act on it
                     os.fsync(self._fd)
 
-    def close(self) -> None:
-        """Write back and close; a second call does nothing."""
+    def share(self) -> Self:
+        """The same journal for one more user: it is closed when each of them has closed it."""
         with self._lock:
-            if self._closed.is_set():
+            self._users += 1
+        return self
+
+    def close(self) -> None:
+        """Write back and close, when nobody else uses it; a second call does nothing."""
+        with self._lock:
+            self._users -= 1
+            if self._closed.is_set() or self._users > 0:
                 return
             self._closed.set()
         self._dirty.set()

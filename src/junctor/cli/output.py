@@ -17,9 +17,14 @@ from junctor.errors import UserError
 Step = Callable[[str, int, int], None]
 
 
+def complain(message: str) -> None:
+    """One line on standard error."""
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+
+
 def fail(message: str, code: int) -> NoReturn:
     """One line on standard error, and the exit code."""
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    complain(message)
     sys.exit(code)
 
 

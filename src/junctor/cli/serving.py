@@ -18,14 +18,19 @@ if TYPE_CHECKING:
 CONFIG = typer.Option(None, "--config", "-c", help="Configuration file; default: $JUNCTOR_CONFIG, else junctor.toml.")
 
 
-def open_config(path: Path | None) -> Config:
-    """Load the configuration that the command line, the environment or the current folder names."""
-    from junctor.config import load_config
-
+def config_path(path: Path | None) -> Path:
+    """The configuration file that the command line, the environment or the current folder names."""
     found = path or Path(os.environ.get("JUNCTOR_CONFIG", "junctor.toml"))
     if not found.exists():
         raise ConfigError("does not exist", field=str(found), fix="name it with --config, or make one with `junctor demo`")
-    return load_config(found)
+    return found
+
+
+def open_config(path: Path | None) -> Config:
+    """Load it."""
+    from junctor.config import load_config
+
+    return load_config(config_path(path))
 
 
 def serve(
@@ -37,23 +42,73 @@ def serve(
 
     Example: junctor serve --config junctor.toml
     """
-    run_gateway(open_config(config), host, port)
+    from junctor.config import load_config
+
+    path = config_path(config)
+    run_gateway(load_config(path), host, port, path)
 
 
-def run_gateway(config: Config, host: str | None, port: int | None) -> None:
-    """Build the engine and serve until the process is told to stop."""
-    from junctor.build import build_engine
-    from junctor.gateway.serving import serve as serve_engine
+def run_gateway(config: Config, host: str | None, port: int | None, path: Path | None = None) -> None:
+    """Build everything and serve until the process is told to stop, in as many workers as [gateway] says.
 
-    engine = build_engine(config)
-    host, port = host or config.gateway.host, config.gateway.port if port is None else port
+    `path` is the file that is watched for changes; None: nothing is.
+    """
+    import msgspec
+
+    gateway = config.gateway
+    given = {"host": host or gateway.host, "port": gateway.port if port is None else port}
+    config = msgspec.structs.replace(config, gateway=msgspec.structs.replace(gateway, **given))
+    count = config.gateway.workers
+    if count == 1:
+        serve_one(config, path)
+        return
+    from junctor.gateway.workers import Workers
+
+    if not config.gateway.port:
+        raise ConfigError("is 0, but several workers share one port", field="gateway.port", fix="name a port")
+    code = Workers(count, lambda number: one_of_several(config, path, number)).run()
+    if code:
+        raise typer.Exit(code)
+
+
+def one_of_several(config: Config, path: Path | None, number: int) -> int:
+    """A worker process: the same as a gateway of its own, its errors on one line; its exit code."""
+    from junctor.cli.output import complain
+    from junctor.errors import JunctorError, UserError
+
+    try:
+        serve_one(config, path, number)
+    except JunctorError as error:
+        complain(str(error))
+        return 2 if isinstance(error, UserError) else 1
+    return 0
+
+
+def serve_one(config: Config, path: Path | None, number: int = 0) -> None:
+    """One process that serves."""
+    from junctor.gateway.assembly import assemble
+    from junctor.gateway.serving import serve as serve_app
+
+    assembled = assemble(config, path, number)
     out = console()
 
     def ready(at: str, on: int) -> None:
-        out.print(f"serving [bold]http://{at}:{on}/v1[/bold], models: {', '.join([*config.aliases, *config.targets])}")
-        out.print("Ctrl-C ends it")
+        if number == 0:
+            out.print(f"serving [bold]http://{at}:{on}/v1[/bold], models: {', '.join([*config.aliases, *config.targets])}")
+            for line in assembled.lines(at, on):
+                out.print(line, soft_wrap=True)
+            out.print("Ctrl-C ends it")
 
-    serve_engine(engine, host=host, port=port, max_body_bytes=config.gateway.max_body_bytes, on_ready=ready)
+    serve_app(
+        assembled.gateway,
+        host=config.gateway.host,
+        port=config.gateway.port,
+        max_body_bytes=config.gateway.max_body_bytes,
+        on_ready=ready,
+        alongside=assembled.alongside,
+        on_hangup=assembled.on_hangup,
+        shared_port=config.gateway.workers > 1,
+    )
 
 
 def route(

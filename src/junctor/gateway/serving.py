@@ -8,7 +8,7 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from junctor.engine import Engine
@@ -22,14 +22,17 @@ BACKLOG = 4096
 MAX_BODY_BYTES = 8 * 1024 * 1024
 GC_THRESHOLD = 20_000
 OnReady = Callable[[str, int], None]
+Alongside = Callable[[], Coroutine[Any, Any, Any]]
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """A listening socket; raises ConfigError when the address is taken or is none. Port 0 takes any free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host, port))
         sock.listen(BACKLOG)
     except (OSError, OverflowError, UnicodeError) as error:
@@ -43,17 +46,27 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event, hurry: asyncio.Event) -> Iterator[None]:
+def _signals(stop: asyncio.Event, hurry: asyncio.Event, on_hangup: Alongside | None) -> Iterator[None]:
     """SIGINT and SIGTERM set `stop`, a second one `hurry`; where there are no signals (threads, Windows), nothing happens."""
+    hangups: set[asyncio.Future[Any]] = set()
 
     def told() -> None:
         (hurry if stop.is_set() else stop).set()
 
+    def hung_up() -> None:
+        if on_hangup is not None:
+            task = asyncio.ensure_future(on_hangup())
+            hangups.add(task)
+            task.add_done_callback(hangups.discard)
+
     loop, numbers = asyncio.get_running_loop(), []
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        answers = [(signal.SIGINT, told), (signal.SIGTERM, told)]
+        if on_hangup is not None:
+            answers.append((signal.SIGHUP, hung_up))
+        for number, answer in answers:
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.add_signal_handler(number, told)
+                loop.add_signal_handler(number, answer)
                 numbers.append(number)
         yield
     finally:
@@ -76,7 +89,7 @@ def _calm_collector() -> Iterator[None]:
 
 
 async def serve_async(
-    engine: Engine | Service,
+    app: Engine | Service | Gateway,
     host: str = "127.0.0.1",
     port: int = 8080,
     *,
@@ -85,20 +98,24 @@ async def serve_async(
     shutdown_s: float = 10.0,
     on_ready: OnReady | None = None,
     until: asyncio.Event | None = None,
+    alongside: Sequence[Alongside] = (),
+    on_hangup: Alongside | None = None,
+    shared_port: bool = False,
 ) -> None:
-    """Serve until SIGINT, SIGTERM or `until`, then let answers finish for up to `shutdown_s` seconds and close the engine.
+    """Serve until SIGINT, SIGTERM or `until`, then let answers finish for up to `shutdown_s` seconds and close the service.
 
-    `on_ready(host, port)` is called once connections are accepted. Raises ConfigError when the port is taken.
+    `on_ready(host, port)` is called once connections are accepted. `alongside` runs while it serves, `on_hangup` at each
+    SIGHUP. With `shared_port` other processes may listen on the same port. Raises ConfigError when the port is taken.
     """
     one_blas_thread()
-    sock = bind(host, port)
-    service = Service(engine) if isinstance(engine, Engine) else engine
-    server = Server(Gateway(service), max_body_bytes=max_body_bytes, body_timeout_s=body_timeout_s)
+    gateway = app if isinstance(app, Gateway) else Gateway(app)
+    sock = bind(host, port, shared=shared_port)
+    server = Server(gateway, max_body_bytes=max_body_bytes, body_timeout_s=body_timeout_s)
     listening = await asyncio.get_running_loop().create_server(server.connection, sock=sock, backlog=BACKLOG)
     stop, hurry = until or asyncio.Event(), asyncio.Event()
-    sweeping = asyncio.create_task(server.sweep())
+    beside = [asyncio.ensure_future(thing()) for thing in (server.sweep, *alongside)]
     try:
-        with _signals(stop, hurry), _calm_collector():
+        with _signals(stop, hurry, on_hangup), _calm_collector():
             if on_ready is not None:
                 on_ready(host, sock.getsockname()[1])
             await stop.wait()
@@ -106,10 +123,12 @@ async def serve_async(
             await _first_of(server.drain(), hurry.wait(), seconds=shutdown_s)
     finally:
         listening.close()
-        sweeping.cancel()
         server.give_up()
         await asyncio.sleep(0.05)  # cancelled requests write their last record
-        await service.aclose()
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        await gateway.service.aclose()
 
 
 async def _first_of(*things: Coroutine[Any, Any, Any], seconds: float) -> None:
@@ -119,17 +138,9 @@ async def _first_of(*things: Coroutine[Any, Any, Any], seconds: float) -> None:
         task.cancel()
 
 
-def serve(
-    engine: Engine | Service,
-    host: str = "127.0.0.1",
-    port: int = 8080,
-    *,
-    max_body_bytes: int = MAX_BODY_BYTES,
-    shutdown_s: float = 10.0,
-    on_ready: OnReady | None = None,
-) -> None:
+def serve(app: Engine | Service | Gateway, host: str = "127.0.0.1", port: int = 8080, **settings: Any) -> None:
     """`serve_async` in an event loop of its own: uvloop where it runs, asyncio elsewhere."""
-    main = serve_async(engine, host, port, max_body_bytes=max_body_bytes, shutdown_s=shutdown_s, on_ready=on_ready)
+    main = serve_async(app, host, port, **settings)
     if sys.platform == "win32":
         asyncio.run(main)
     else:

@@ -1,0 +1,45 @@
+"""From a checked configuration to a gateway with all its pages, ready to be served by one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from junctor.build import build_service
+from junctor.config import Config
+from junctor.gateway.app import Gateway
+from junctor.gateway.reloading import Reloader
+
+Alongside = Callable[[], Coroutine[Any, Any, Any]]
+
+
+@dataclass
+class Assembled:
+    """A gateway, what runs beside it while it serves, and what a SIGHUP sets off."""
+
+    gateway: Gateway
+    alongside: list[Alongside] = field(default_factory=list)
+    on_hangup: Alongside | None = None
+    said: list[Callable[[str, int], str]] = field(default_factory=list)
+
+    def lines(self, host: str, port: int) -> list[str]:
+        """What is worth telling whoever started it."""
+        return [line for say in self.said if (line := say(host, port))]
+
+
+def assemble(config: Config, path: Path | None = None, worker: int = 0) -> Assembled:
+    """Build the service and its pages. `path` is the file to watch, `worker` this process's number. Raises ConfigError."""
+    del worker
+    gateway = Gateway(build_service(config))
+    assembled = Assembled(gateway)
+    if path is not None:
+        reloader = Reloader(gateway, path, config, build_service)
+        for (method, where), page in reloader.pages().items():
+            gateway.pages.add(method, where, page)
+        if config.gateway.watch_s > 0:
+            assembled.alongside.append(partial(reloader.watch, config.gateway.watch_s))
+        assembled.on_hangup = reloader.try_reload
+    return assembled
