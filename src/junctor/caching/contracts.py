@@ -1,7 +1,7 @@
 """Replies that are given again: what the service asks of a cache.
 
-Entries belong to one tenant and one alias; nobody else ever sees them. A hit is journalled like any other decision, with the
-policy "cache" and no cost.
+Entries belong to one owner (a tenant, or a key) and one alias; nobody else ever sees them. A hit is journalled like any other
+decision, with the policy "cache" and no cost.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ from collections.abc import Awaitable
 from msgspec import Struct
 
 from junctor.engine.run import EventFilter
-from junctor.providers.base import Reply
+from junctor.features import Features
+from junctor.providers.base import Reply, StreamReply
 from junctor.types import Request
+
+Owner = tuple[str, ...]
+"""Whose entries: what the caller's key says, never only what the caller says."""
 
 
 class Hit(Struct, frozen=True):
@@ -26,23 +30,33 @@ class Hit(Struct, frozen=True):
 
 
 class Slot:
-    """Where the reply to a request that was not found will be kept. `keep` or `drop` it, once."""
+    """Where the reply to a request that was not found will be kept. `keep` or `drop` it, once.
+
+    `features` is what the cache has read of the text, so that nobody reads it again; None: nothing.
+    """
+
+    features: Features | None = None
 
     def keep(self, reply: Reply, target: str) -> None:
         """Keep a whole reply."""
 
-    def collect(self, target: str) -> EventFilter | None:
-        """What a streamed reply goes through so that it is kept when it was complete."""
-        del target
+    def collect(self, reply: StreamReply, target: str) -> EventFilter | None:
+        """What the events of a streamed reply go through so that it is kept when it was complete."""
+        del reply, target
         return None
 
-    def drop(self) -> None:
-        """There will be none; those who wait for it ask for themselves."""
+    def drop(self, *, gone: bool = False) -> None:
+        """There will be no reply. Those who wait for it ask for themselves; when only the caller is `gone`, one for the others."""
 
 
 class ReplyCache(ABC):
     """One cache of one alias."""
 
     @abstractmethod
-    def find(self, request: Request, model: str) -> Hit | Slot | Awaitable[Hit | Slot | None] | None:
-        """A reply, or the place to keep one; None when this request is not to be cached. `request.tenant` isolates."""
+    def find(
+        self, request: Request, model: str, owner: Owner, *, stream: bool
+    ) -> Hit | Slot | Awaitable[Hit | Slot] | None:
+        """A reply, or the place to keep one; None when this request is not to be cached. `owner` isolates.
+
+        An awaitable where another call for the same is under way; it may be cancelled at any time.
+        """

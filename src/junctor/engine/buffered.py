@@ -11,6 +11,7 @@ from junctor.providers import answers
 from junctor.providers.base import Reply, StreamReply
 from junctor.types import Request
 
+EVENTS_AT_ONCE = 64
 _encode = msgspec.json.Encoder().encode
 
 
@@ -60,6 +61,19 @@ class Buffered(StreamReply):
                 return
             yield event
 
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The same, many at a time: all of it is there."""
+        held: list[bytes] = []
+        for event in self._events():
+            held.append(event)
+            if len(held) == EVENTS_AT_ONCE:
+                if not self._open:
+                    return
+                yield b"".join(held)
+                held.clear()
+        if held and self._open:
+            yield b"".join(held)
+
     async def aclose(self) -> None:
         """Stop early."""
         self._open = False
@@ -74,6 +88,8 @@ class Buffered(StreamReply):
             for delta in _deltas(message_of(choice)):
                 yield _event({**base, "choices": [{"index": index, "delta": delta, "finish_reason": None}], **extra})
             last = {"index": index, "delta": {}, "finish_reason": choice.get("finish_reason") or "stop"}
+            if choice.get("logprobs") is not None:
+                last["logprobs"] = choice["logprobs"]
             yield _event({**base, "choices": [last], **extra})
         if self._with_usage:
             yield _event({**base, "choices": [], "usage": found.get("usage") or answers.usage_json(self.usage)})

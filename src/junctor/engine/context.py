@@ -13,9 +13,10 @@ class CallContext:
     hold       what was set aside of budgets and limits, to be settled at the end
     notes      a few words by guards and caches, for headers, traces and the dashboard
     span       a trace that is open, None when nobody traces
+    slot       the place in a cache for a stream that is on its way (junctor.caching)
     """
 
-    __slots__ = ("hold", "key", "notes", "principal", "span")
+    __slots__ = ("hold", "key", "notes", "principal", "slot", "span")
 
     def __init__(self, key: str = "", principal: Any = None) -> None:
         self.key = key
@@ -23,6 +24,7 @@ class CallContext:
         self.hold: Any = None
         self.notes: dict[str, str] | None = None
         self.span: Any = None
+        self.slot: Any = None
 
     def note(self, name: str, words: str) -> None:
         """Remember a few words; never a text of the caller's."""

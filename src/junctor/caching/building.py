@@ -1,0 +1,34 @@
+"""From the tables `[caches.NAME]` to caches."""
+
+from __future__ import annotations
+
+from junctor.caching.contracts import ReplyCache
+from junctor.caching.exact import ExactCache
+from junctor.caching.store import Store
+from junctor.config import Config
+from junctor.errors import ConfigError
+from junctor.sections import CacheSection
+
+
+def build_caches(config: Config) -> dict[str, ReplyCache]:
+    """alias -> its cache. Aliases that name the same table share its bounds, never its entries. Raises ConfigError."""
+    made: dict[str, ReplyCache] = {}
+    for name, section in config.caches.items():
+        _check(name, section)
+        made[name] = _exact(section)
+    return {name: made[alias.cache] for name, alias in config.aliases.items() if alias.cache}
+
+
+def _exact(section: CacheSection) -> ExactCache:
+    store = Store(section.entries, section.megabytes, section.ttl_s)
+    return ExactCache(store, most_temperature=section.most_temperature, coalesce=section.coalesce)
+
+
+def _check(name: str, section: CacheSection) -> None:
+    for field in ("ttl_s", "entries", "megabytes"):
+        if not 0 < getattr(section, field) < float("inf"):
+            raise ConfigError("is not above 0", field=f"caches.{name}.{field}", fix="leave it out for the default")
+    if not 0 < section.threshold <= 1:
+        raise ConfigError("is not a cosine above 0", field=f"caches.{name}.threshold", fix="leave it out for the default")
+    if not 0 <= section.most_temperature:
+        raise ConfigError("is below 0", field=f"caches.{name}.most_temperature", fix="use 0 to 2")
