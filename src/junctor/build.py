@@ -17,6 +17,7 @@ from junctor.engine import Alias, Engine
 from junctor.errors import ConfigError, UserError
 from junctor.features import Features
 from junctor.fitting import policy_config
+from junctor.guards.building import build_chain
 from junctor.journal import Journal
 from junctor.outcomes import OutcomeTable
 from junctor.policy import Policy
@@ -44,7 +45,8 @@ def build_service(config: Config, old: Service | None = None) -> Service:
     engine = build_engine(config, journal=_same_journal(config, old))
     gateway = config.gateway
     queue = Queue(gateway.max_concurrent, gateway.max_waiting) if gateway.max_concurrent else None
-    return Service(engine, queue=queue)
+    chains = {name: build_chain(config, alias.guards) for name, alias in config.aliases.items() if alias.guards}
+    return Service(engine, chains=chains, queue=queue)
 
 
 def _same_journal(config: Config, old: Service | None) -> Journal | None:

@@ -11,6 +11,7 @@
     │   │   ├── RequestTooLarge      the body or prompt is over the limit (HTTP 413)
     │   │   ├── UnknownModel         neither a target nor an alias (HTTP 404)
     │   │   ├── UnknownDecision      no such decision in the journal (HTTP 404)
+    │   │   ├── UnknownResponse      no such response is kept for the caller (HTTP 404)
     │   │   ├── NoSuchPath           the gateway serves nothing there (HTTP 404)
     │   │   ├── WrongMethod          the path takes another method (HTTP 405)
     │   │   ├── HeadTooLarge         request line and headers are over the limit (HTTP 431)
@@ -21,6 +22,7 @@
     │   ├── RateLimited              too many requests or tokens for now (HTTP 429, Retry-After)
     │   ├── OverBudget               the key or its team has spent its budget (HTTP 429, not worth a retry)
     │   └── NoTarget                 every target was filtered out; `refusals` says why, one by one (HTTP 422)
+    ├── ReplyRefused                 a guard of the alias will not let the answer pass (HTTP 502, not worth a retry)
     ├── JournalError                 the journal could not be written or read
     ├── DeadlineExceeded             the request's time ran out (HTTP 504)
     ├── Overloaded                   the gateway is full and sheds this one (HTTP 503, Retry-After)
@@ -122,7 +124,7 @@ class UnknownModel(RequestError):
 
 
 class GuardRefused(RequestError):
-    """A guard refused the request or its reply; `guard` is the one, `findings` say what it saw, never the text itself."""
+    """A guard refused the request; `guard` is the one, `findings` say what it saw, never the text itself."""
 
     code = "content_refused"
 
@@ -136,6 +138,13 @@ class UnknownDecision(RequestError):
     """The journal holds no decision of this id."""
 
     code = "decision_not_found"
+    status = 404
+
+
+class UnknownResponse(RequestError):
+    """No response of this id is kept for this caller."""
+
+    code = "response_not_found"
     status = 404
 
 
@@ -212,6 +221,21 @@ class NoTarget(UserError):
     def __str__(self) -> str:
         reasons = "; ".join(f"{target}: {why}" for target, why in self.refusals.items())
         return super().__str__() + (f" [{reasons}]" if reasons else "")
+
+
+class ReplyRefused(JunctorError):
+    """A guard refused what the upstream answered. The caller did nothing wrong, and asking again is paid for again.
+
+    `guard` is the one, `findings` say what it saw, never the text itself.
+    """
+
+    code = "reply_refused"
+    status = 502
+
+    def __init__(self, message: str, *, guard: str, findings: Sequence[str] = (), field: str = "", fix: str = "") -> None:
+        self.guard = guard
+        self.findings = tuple(findings)
+        super().__init__(message, field=field, fix=fix)
 
 
 class JournalError(JunctorError):

@@ -25,6 +25,7 @@ GROUPS = {
     "provider": "junctor.providers",
     "accept": "junctor.accepts",
     "aggregate": "junctor.aggregates",
+    "guard": "junctor.guards",
 }
 
 
@@ -340,6 +341,8 @@ BUILTIN: tuple[Entry, ...] = (
     Entry("aggregate", "first", "junctor.plans.combining:First", "first of the plan's order that answered"),
     Entry("aggregate", "majority", "junctor.plans.combining:Majority", "the answer that most gave"),
     Entry("aggregate", "best-scored", "junctor.plans.combining:BestScored", "the answer with the highest score"),
+    Entry("guard", "pii", "junctor.guards.masking:PiiGuard", "personal data: masked and put back, blocked, or noticed"),
+    Entry("guard", "json", "junctor.guards.structured:JsonGuard", "JSON replies hold to their schema, mended or refused", "guards"),
     Entry(
         "provider",
         "embedded",
@@ -353,6 +356,7 @@ BUILTIN: tuple[Entry, ...] = (
         "junctor.providers.openai_compatible:OpenAICompatibleProvider",
         "any upstream that speaks the OpenAI API",
     ),
+    Entry("provider", "anthropic", "junctor.providers.anthropic:AnthropicProvider", "Anthropic's Messages API"),
     Entry(
         "provider",
         "scripted",

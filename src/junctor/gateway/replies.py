@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 
 from junctor.engine import Answer, Engine, StreamAnswer
-from junctor.errors import JunctorError, NoTarget, OverBudget, UpstreamError, UpstreamStatus
+from junctor.errors import JunctorError, NoTarget, OverBudget, ReplyRefused, UpstreamError, UpstreamStatus
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -69,8 +69,8 @@ def error_headers(error: JunctorError, decision: str) -> Headers:
     if decision:
         headers.append((b"x-junctor-decision", decision.encode("ascii")))
     after = getattr(error, "retry_after_s", None)
-    if isinstance(error, OverBudget):
-        headers.append((b"x-should-retry", b"false"))  # the clients of this API try a 429 again otherwise
+    if isinstance(error, (OverBudget, ReplyRefused)):
+        headers.append((b"x-should-retry", b"false"))  # the clients of this API try a 429 and a 502 again otherwise
     if after is not None:
         headers.append((b"retry-after", b"%d" % max(1, round(after))))
     return headers
@@ -88,7 +88,10 @@ def answer_headers(answer: Answer | StreamAnswer) -> Headers:
     predicted = answer.predicted.cost_usd
     if predicted is not None:
         headers.append((b"x-junctor-predicted-cost-usd", b"%.9g" % predicted))
-    notes = answer.run.context.notes if answer.run.context is not None else None
+    context = answer.run.context
+    if context is not None and context.hold is not None and context.hold.headers:
+        headers += context.hold.headers
+    notes = context.notes if context is not None else None
     if notes:
         headers += [(b"x-junctor-" + name.encode("ascii"), header_text(words)) for name, words in notes.items()]
     return headers

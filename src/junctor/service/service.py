@@ -93,6 +93,7 @@ class Service:
         if passage.chain is not None and passage.noticed is not None:
             body = passage.chain.after(passage.request, answer.reply.body, passage.noticed)
             answer.reply = msgspec.structs.replace(answer.reply, body=body)
+            self._say(passage)
         return answer
 
     async def stream(self, request: Request, model: str, principal: Principal = ANYONE) -> StreamAnswer:
@@ -153,8 +154,7 @@ class Service:
         if chain is not None:
             passage.chain = chain
             passage.request, passage.noticed = chain.before(passage.request)
-            if passage.noticed.findings:
-                passage.context.note("guards", "; ".join(passage.noticed.findings))
+            self._say(passage)
         cache = self.caches.get(model)
         if cache is None:
             return None
@@ -164,6 +164,10 @@ class Service:
             return found
         passage.slot = found
         return None
+
+    def _say(self, passage: Passage) -> None:
+        if passage.noticed is not None and passage.noticed.findings:
+            passage.context.note("guards", "; ".join(passage.noticed.findings))
 
     def _given(self, run: Run, hit: Hit) -> Answer:
         return run.given(hit.reply)
