@@ -7,16 +7,19 @@ Each part is there only where the configuration names it; a service over a bare 
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
-from junctor.caching.contracts import Hit, ReplyCache, Slot
+from junctor.caching.contracts import Hit, Owner, ReplyCache, Slot
+from junctor.encoders.base import Encoder
 from junctor.engine import Answer, CallContext, Engine, StreamAnswer
 from junctor.engine.buffered import Buffered
-from junctor.engine.run import Ask, Run
-from junctor.errors import JunctorError
+from junctor.engine.run import CANCELLED, Ask, Run
+from junctor.errors import DeadlineExceeded, JunctorError, NoTarget, OverBudget
 from junctor.guards.contracts import Chain, Noticed
 from junctor.journal import OutcomeRecord
 from junctor.providers.base import Reply
@@ -32,10 +35,17 @@ async def resolved(value: T | Awaitable[T]) -> T:
     return await value if isinstance(value, Awaitable) else value
 
 
+def owner_of(principal: Principal, request: Request) -> Owner:
+    """Whose replies a call may see. A tenant that only the caller names divides further, and opens nobody else's."""
+    if principal.tenant:
+        return ("tenant", principal.tenant, "")
+    return ("key", principal.key, request.tenant) if principal.key else ("anyone", "", request.tenant)
+
+
 class Passage:
     """How far one call has come: what has to be given back when it ends here."""
 
-    __slots__ = ("chain", "context", "noticed", "request", "slot")
+    __slots__ = ("chain", "context", "fresh", "noticed", "request", "slot", "stream")
 
     def __init__(self, request: Request, context: CallContext) -> None:
         self.request = request
@@ -43,6 +53,7 @@ class Passage:
         self.chain: Chain | None = None
         self.noticed: Noticed | None = None
         self.slot: Slot | None = None
+        self.fresh = self.stream = False
 
 
 class Service:
@@ -67,7 +78,7 @@ class Service:
         self.chains = dict(chains or {})
         self.caches = dict(caches or {})
         self.queue = queue
-        if tenancy is not None or queue is not None:
+        if tenancy is not None or queue is not None or self.caches:
             engine.listen(self._ended)
 
     def identify(self, headers: Headers) -> Principal | Awaitable[Principal]:
@@ -75,10 +86,20 @@ class Service:
         return ANYONE if self.tenancy is None else self.tenancy.identify(headers)
 
     async def complete(
-        self, request: Request, model: str, principal: Principal = ANYONE, ask: Ask[Reply] | None = None
+        self,
+        request: Request,
+        model: str,
+        principal: Principal = ANYONE,
+        ask: Ask[Reply] | None = None,
+        *,
+        fresh: bool = False,
     ) -> Answer:
-        """Answer whole. Raises what the engine raises, and Forbidden, RateLimited, OverBudget, GuardRefused, Overloaded."""
+        """Answer whole. `fresh`: nothing out of a cache, and nothing kept.
+
+        Raises what the engine raises, and Forbidden, RateLimited, OverBudget, GuardRefused, Overloaded.
+        """
         passage = Passage(request, CallContext(principal.key, principal))
+        passage.fresh = fresh
         try:
             run, hit = await self._admit(passage, model, principal, plain=ask is not None)
             if hit is not None:
@@ -87,8 +108,8 @@ class Service:
                 answer = await run.complete(ask)
                 if passage.slot is not None:
                     passage.slot.keep(answer.reply, answer.target.id)
-        except BaseException:
-            self._left(passage)
+        except BaseException as error:
+            self._left(passage, error)
             raise
         if passage.chain is not None and passage.noticed is not None:
             body = passage.chain.after(passage.request, answer.reply.body, passage.noticed)
@@ -96,20 +117,23 @@ class Service:
             self._say(passage)
         return answer
 
-    async def stream(self, request: Request, model: str, principal: Principal = ANYONE) -> StreamAnswer:
+    async def stream(
+        self, request: Request, model: str, principal: Principal = ANYONE, *, fresh: bool = False
+    ) -> StreamAnswer:
         """Answer as a stream; returns once the first event is there. Raises like `complete`."""
         passage = Passage(request, CallContext(principal.key, principal))
+        passage.fresh, passage.stream = fresh, True
         try:
             run, hit = await self._admit(passage, model, principal)
             if hit is not None:
                 answer = self._given_stream(run, hit)
             else:
                 answer = await run.stream()
-        except BaseException:
-            self._left(passage)
+        except BaseException as error:
+            self._left(passage, error)
             raise
-        if passage.slot is not None and (collecting := passage.slot.collect(answer.target.id)) is not None:
-            answer.through(collecting)
+        if passage.slot is not None:
+            self._collect(passage.slot, answer)
         if passage.chain is not None and passage.noticed is not None:
             for filter_ in passage.chain.filters(passage.request, passage.noticed):
                 answer.through(filter_)
@@ -121,13 +145,18 @@ class Service:
         """Everything up to the call itself. `plain`: not a chat, so neither guards nor caches know what to make of it."""
         if self.tenancy is not None:
             await self._enter(passage, model, principal, self.tenancy)
-        hit = None if plain else await self._looked_up(passage, model)
+        hit = None if plain else await self._looked_up(passage, model, principal)
         if hit is not None:
             return self.engine.given(passage.request, model, hit.target, passage.context), hit
         if self.queue is not None:
             await resolved(self.queue.enter(passage.context, principal.priority))
-        run = await self.engine.prepare(passage.request, model, passage.context)
         hold = passage.context.hold
+        try:
+            run = await self.engine.prepare(passage.request, model, passage.context)
+        except NoTarget as error:
+            if hold is not None and hold.budget_usd == passage.request.constraints.budget_usd is not None:
+                raise _too_little(error) from error
+            raise
         if self.tenancy is not None and hold is not None:
             try:
                 await resolved(self.tenancy.reserve(hold, run))
@@ -149,21 +178,58 @@ class Service:
             request = msgspec.structs.replace(request, constraints=constraints)
         passage.request = request
 
-    async def _looked_up(self, passage: Passage, model: str) -> Hit | None:
+    async def _looked_up(self, passage: Passage, model: str, principal: Principal) -> Hit | None:
         chain = self.chains.get(model)
         if chain is not None:
             passage.chain = chain
             passage.request, passage.noticed = chain.before(passage.request)
             self._say(passage)
         cache = self.caches.get(model)
-        if cache is None:
+        return None if cache is None or passage.fresh else await self._cached(passage, model, cache, principal)
+
+    async def _cached(self, passage: Passage, model: str, cache: ReplyCache, principal: Principal) -> Hit | None:
+        request = passage.request
+        found = cache.find(request, model, owner_of(principal, request), stream=passage.stream)
+        if found is None:
             return None
-        found = await resolved(cache.find(passage.request, model))
+        if isinstance(found, Awaitable):
+            found = await self._waited(passage, found)
         if isinstance(found, Hit):
             passage.context.note("cache", found.kind)
             return found
+        passage.context.note("cache", "miss")
         passage.slot = found
+        if found.features is not None and request.features is None and found.encoder is self._encoder(model):
+            passage.request = msgspec.structs.replace(passage.request, features=found.features)
         return None
+
+    def _encoder(self, model: str) -> Encoder | None:
+        alias = self.engine.aliases.get(model)
+        return None if alias is None else alias.encoder
+
+    async def _waited(self, passage: Passage, found: Awaitable[Hit | Slot]) -> Hit | Slot:
+        """Another asks the same already. The wait counts against this call's own deadline."""
+        asked = passage.request.constraints.deadline_s
+        deadline_s = self.engine.default_deadline_s if asked is None else asked
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(deadline_s):
+                hit = await found
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no answer within {deadline_s:g} s", fix="allow more time, or a faster target") from error
+        left = max(0.0, deadline_s - (time.monotonic() - started))
+        constraints = msgspec.structs.replace(passage.request.constraints, deadline_s=left)
+        passage.request = msgspec.structs.replace(passage.request, constraints=constraints)
+        return hit
+
+    def _collect(self, slot: Slot, answer: StreamAnswer) -> None:
+        collecting = slot.collect(answer.reply, answer.target.id)
+        if collecting is None:
+            slot.drop()
+            return
+        answer.through(collecting)
+        if answer.run.context is not None:
+            answer.run.context.slot = slot  # dropped when the stream breaks
 
     def _say(self, passage: Passage) -> None:
         if passage.noticed is not None and passage.noticed.findings:
@@ -175,15 +241,18 @@ class Service:
     def _given_stream(self, run: Run, hit: Hit) -> StreamAnswer:
         return run.given_stream(Buffered(run.request, hit.reply))
 
-    def _left(self, passage: Passage) -> None:
+    def _left(self, passage: Passage, error: BaseException) -> None:
         """The call ended before there was an answer: nothing may stay set aside. After a run, its end has done this already."""
         if passage.slot is not None:
-            passage.slot.drop()
+            passage.slot.drop(gone=isinstance(error, asyncio.CancelledError))
         self._release(passage.context, None, None)
 
     def _ended(self, run: Run, record: OutcomeRecord) -> None:
-        if run.context is not None:
-            self._release(run.context, run, record)
+        context = run.context
+        if context is not None:
+            if context.slot is not None and record.error:
+                context.slot.drop(gone=record.error == CANCELLED)
+            self._release(context, run, record)
 
     def _release(self, context: CallContext, run: Run | None, record: OutcomeRecord | None) -> None:
         if self.queue is not None:
@@ -203,3 +272,12 @@ class Service:
 def refused(error: BaseException) -> bool:
     """Whether a call was turned away by us, on purpose."""
     return isinstance(error, JunctorError)
+
+
+def _too_little(error: NoTarget) -> OverBudget:
+    """What is left of a key's or a team's budget is less than any target may cost."""
+    return OverBudget(
+        f"what is left of the budget is not enough for any target: {'; '.join(sorted(set(error.refusals.values())))[:300]}",
+        field="budget",
+        fix="ask for fewer tokens (max_tokens), or raise the budget",
+    )

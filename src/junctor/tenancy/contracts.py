@@ -44,13 +44,18 @@ ANYONE = Principal()
 
 
 class Hold:
-    """What was set aside for one call. `budget_usd`: what is left, where that is little enough to matter to the choice."""
+    """What was set aside for one call.
 
-    __slots__ = ("budget_usd", "settled", "state")
+    budget_usd  what is left, where that is little enough to matter to the choice
+    headers     what the answer says of limits and budgets
+    """
+
+    __slots__ = ("budget_usd", "headers", "settled", "state")
 
     def __init__(self, state: Any = None, budget_usd: float | None = None) -> None:
         self.state = state
         self.budget_usd = budget_usd
+        self.headers: list[tuple[bytes, bytes]] | None = None
         self.settled = False
 
 
@@ -72,6 +77,10 @@ class Tenancy(ABC):
     @abstractmethod
     def settle(self, hold: Hold, run: Run | None, record: OutcomeRecord | None) -> None:
         """Exchange what was set aside for what it did cost, once per hold; without a run, nothing was called. Never raises."""
+
+    def audit(self, actor: str, action: str, subject: str = "", **detail: Any) -> None:
+        """Write down who changed what ("config.reloaded", "admin.login"). Never a secret, never a prompt. Never raises."""
+        del actor, action, subject, detail
 
     async def aclose(self) -> None:
         """Write back and close."""

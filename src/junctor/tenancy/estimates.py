@@ -1,0 +1,196 @@
+"""The most that a call may cost, before it is made; what it did cost, after, and what to book where nobody says.
+
+Before: every byte of the request may be a token, plus some for each message and part, at most what the target's context holds;
+the answer may be as long as was asked for, as the target's limit, or 4,096 tokens; times the number of answers. A fallback may
+cost what its dearest part may, because a try that fails before its first byte is not billed; a cascade and a panel what all
+their parts may, and a cascade one more call of its dearest part per stage where its rule may ask questions of its own.
+
+After: what the upstream billed, or its usage at list price. Where it says neither, a try that failed before its first byte
+costs nothing; an answer costs an estimate of four characters per token in and one token per event out; and a call that the
+caller gave up costs what went in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from junctor.engine.run import CANCELLED, Run
+from junctor.journal import OutcomeRecord
+from junctor.plans.contracts import Accept, accept_rule
+from junctor.tenancy.accounts import NANO
+from junctor.types import Attempt, Call, Catalogue, Fallback, Panel, Plan, Price, Request, Target
+
+CHARS_PER_TOKEN = 4
+OUTPUT_TOKENS = 4096
+EXPECTED_OUTPUT_TOKENS = 512
+TOKENS_PER_MESSAGE = 8
+TOKENS_PER_PART = 3000
+BESIDE_MESSAGES = ("tools", "functions", "response_format", "input", "documents")
+
+_encode = msgspec.json.Encoder().encode
+
+
+def input_bytes(request: Request) -> int:
+    """Bytes of text that go in, which bounds their tokens: messages, tools and schemas; a part that is no text counts 3,000."""
+    total = 0
+    for message in request.messages:
+        content = message.content
+        if type(content) is str:
+            total += len(content) if content.isascii() else len(content.encode("utf-8", "surrogatepass"))
+        elif content is not None:
+            total += _parts(content)
+        total += TOKENS_PER_MESSAGE
+    params = request.params
+    for name in BESIDE_MESSAGES:
+        if name in params:
+            total += len(_encode(params[name]))
+    if not total:
+        total = len(request.text.encode("utf-8", "surrogatepass"))
+    for message in params.get("messages", ()) if len(params) > 2 else ():
+        if "tool_calls" in message:
+            total += len(_encode(message["tool_calls"]))
+    return total
+
+
+def _parts(content: Any) -> int:
+    total = 0
+    for part in content if isinstance(content, list) else ():
+        text = part.get("text") if isinstance(part, dict) else None
+        total += len(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else TOKENS_PER_PART
+    return total
+
+
+def asked_output(request: Request) -> int | None:
+    """Tokens of output that the caller asked for at most."""
+    params = request.params
+    asked = params.get("max_completion_tokens") or params.get("max_tokens")
+    if type(asked) is int and asked > 0:
+        return asked
+    return 0 if not request.messages and "input" in params else None
+
+
+def choices(request: Request) -> int:
+    """How many answers were asked for."""
+    n = request.params.get("n")
+    return n if type(n) is int and n > 1 else 1
+
+
+class Tariff:
+    """The dearest list price of one target, in nano-dollars per token: cached, written and reasoning tokens included."""
+
+    __slots__ = ("call", "context", "inward", "output", "outward")
+
+    def __init__(self, target: Target) -> None:
+        price = target.price or Price()
+        self.inward = max(price.input_usd_per_mtok, price.cache_write_usd_per_mtok or 0.0) * NANO / 1e6
+        self.outward = max(price.output_usd_per_mtok, price.reasoning_usd_per_mtok or 0.0) * NANO / 1e6
+        self.call = price.usd_per_call * NANO
+        self.context = target.limits.context_tokens or 1 << 60
+        self.output = target.limits.output_tokens or OUTPUT_TOKENS
+
+    def most(self, sent: int, asked: int | None, answers: int) -> int:
+        """The most that one call may cost, in nano-dollars, rounded up."""
+        inward = min(self.context, sent)
+        outward = self.output if asked is None else asked
+        return int(inward * self.inward + outward * answers * self.outward + self.call) + 1
+
+
+FREE = Tariff(Target(id=""))
+
+
+class Tariffs:
+    """The tariffs of a catalogue, and what a plan over it may cost."""
+
+    def __init__(self, catalogue: Catalogue | Mapping[str, Target]) -> None:
+        targets = catalogue.values() if isinstance(catalogue, Mapping) else list(catalogue)
+        self._of = {target.id: Tariff(target) for target in targets}
+        self._prices = {target.id: target.price for target in targets}
+        self.unpriced = tuple(target.id for target in targets if target.price is None)
+        self._asks: dict[str, bool] = {}
+        every = list(self._of.values()) or [FREE]
+        self._inward = max(tariff.inward for tariff in every)
+        self._outward = max(tariff.outward for tariff in every)
+        self._call = max(tariff.call for tariff in every) + 1
+        self._output = max(tariff.output for tariff in every)
+
+    def most(self, plan: Plan, sent: int, asked: int | None, answers: int) -> int:
+        """The most that a plan may cost, in nano-dollars."""
+        if type(plan) is Call:
+            return self._of.get(plan.target, FREE).most(sent, asked, answers)
+        if type(plan) is Fallback:
+            most = 0
+            for part in plan.plans:
+                cost = self.most(part, sent, asked, answers)
+                most = max(most, cost)
+            return most
+        parts = [self.most(part, sent, asked, answers) for part in plan.plans]  # type: ignore[union-attr]
+        if type(plan) is Panel:
+            return sum(parts)
+        # Later stages and checks may be shown earlier answers: what they wrote goes in again.
+        checks = (len(parts) - 1) * max(parts) if self._asks_questions(plan) else 0
+        return sum(parts) + checks
+
+    def _asks_questions(self, plan: Any) -> bool:
+        known = self._asks.get(plan.accept)
+        if known is None:
+            rule = type(accept_rule(plan.accept, plan.settings))
+            known = self._asks[plan.accept] = rule.questions is not Accept.questions
+        return known
+
+    def ceiling(self, sent: int, asked: int | None, answers: int) -> float:
+        """Quickly: no single target may cost more than this."""
+        outward = self._output if asked is None else asked
+        return sent * self._inward + outward * answers * self._outward + self._call
+
+    def dearest(self, sent: int, asked: int | None, answers: int) -> int:
+        """The most that any single target may cost for this request."""
+        return max((tariff.most(sent, asked, answers) for tariff in self._of.values()), default=0)
+
+    def expected_share(self, sent: int, characters: float, asked: int | None, answers: int) -> float:
+        """The least ratio, over all priced targets, of the cost that the engine's filter expects to the most it may be.
+
+        A target whose expected cost is within this share of what is left can be set aside for in full.
+        """
+        least = 1.0
+        for id_, price in self._prices.items():
+            if price is None:
+                continue
+            tariff = self._of[id_]
+            output = min(asked or EXPECTED_OUTPUT_TOKENS, tariff.output if asked is None else asked)
+            expected = price.cost_usd(characters / CHARS_PER_TOKEN, output) * NANO
+            most = tariff.most(sent, asked, answers)
+            if expected > 0:
+                least = min(least, expected / most)
+        return least
+
+    # after
+
+    def billed(self, run: Run, record: OutcomeRecord, sent: int) -> tuple[int, int]:
+        """(nano-dollars, tokens) of all attempts of a run."""
+        cost = 0.0
+        tokens = 0.0
+        last = len(record.attempts) - 1
+        for place, attempt in enumerate(record.attempts):
+            outcome = attempt.outcome
+            used = (outcome.input_tokens or 0) + (outcome.output_tokens or 0)
+            if outcome.cost_usd is not None:
+                cost += outcome.cost_usd
+                tokens += used
+            elif not attempt.error or attempt.first_byte_s is not None or attempt.error == CANCELLED:
+                guess = self._guess(attempt, sent, getattr(run, "sent_tokens", 0) if place == last else 0)
+                cost += guess[0]
+                tokens += used or guess[1]
+        return round(cost * NANO), int(tokens)
+
+    def _guess(self, attempt: Attempt, sent: int, made: int) -> tuple[float, int]:
+        """(US dollars, tokens) of a call of which neither cost nor usage is known."""
+        outcome = attempt.outcome
+        inward = outcome.input_tokens if outcome.input_tokens is not None else -(-sent // CHARS_PER_TOKEN)
+        outward = outcome.output_tokens if outcome.output_tokens is not None else made
+        if not outward and not attempt.error:
+            outward = EXPECTED_OUTPUT_TOKENS
+        price = self._prices.get(attempt.target)
+        return (price.cost_usd(inward, outward) if price is not None else 0.0), int(inward + outward)

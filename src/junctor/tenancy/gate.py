@@ -1,0 +1,295 @@
+"""Keys, budgets and limits over any store: who calls, what is counted, set aside and booked."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from junctor.engine.filters import characters
+from junctor.engine.run import Run
+from junctor.errors import OverBudget, RateLimited, StateUnavailable, Unauthorised
+from junctor.journal import OutcomeRecord
+from junctor.sections import TeamSection
+from junctor.tenancy.accounts import NANO, NONE, Account, Crossing, Refusal, Room, account, usd
+from junctor.tenancy.contracts import ANYONE, Headers, Hold, Principal, Tenancy
+from junctor.tenancy.estimates import Tariffs, asked_output, choices, input_bytes
+from junctor.tenancy.keys import LONGEST_KEY, PREFIX, KeyRecord, digest_of, key_in
+from junctor.tenancy.stores import Accounts, Entry, Store, Ticket
+from junctor.types import Request
+
+log = logging.getLogger("junctor.tenancy")
+REMEMBERED = 65_536
+UNKNOWN_REMEMBERED = 4096
+RESERVED_FOR_S = 60.0
+ADMIN = Principal(key="admin", name="admin", admin=True, priority=0)
+HEADER = b"x-junctor-budget-left-usd"
+
+
+class Caller(Principal, frozen=True, kw_only=True):
+    """A principal with its accounts: its key's, then its team's."""
+
+    accounts: Accounts = ()
+
+
+class Known(Struct, frozen=True, gc=False):
+    """A key that was looked up: good while the store's version is this one and until this time."""
+
+    principal: Principal | None
+    version: int
+    until: float
+
+
+class KeyedTenancy(Tenancy):
+    """Takes callers in by key.
+
+    store     keys and counters
+    teams     [teams.NAME] of the configuration
+    tariffs   what calls may cost
+    required  whether a call without a key is refused
+    admin     digest of the admin key; empty for none
+    hold_s    seconds after which what was set aside is given up if nobody settled it
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        teams: Mapping[str, TeamSection],
+        tariffs: Tariffs,
+        *,
+        required: bool = True,
+        admin: bytes = b"",
+        hold_s: float = 60.0,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.teams = dict(teams)
+        self.tariffs = tariffs
+        self.required = required
+        self._admin = admin
+        self._hold_s = hold_s + RESERVED_FOR_S
+        self._wall = wall
+        self._known: OrderedDict[bytes, Known] = OrderedDict()
+        self._unknown: OrderedDict[bytes, Known] = OrderedDict()
+        self._team_accounts = {name: self._team(name, team) for name, team in self.teams.items()}
+        self._names: dict[str, str] = {}
+        store.on_crossing = self._crossed
+
+    def _team(self, name: str, team: TeamSection) -> Account:
+        return account(
+            f"team:{name}",
+            requests=team.requests_per_minute,
+            tokens=team.tokens_per_minute,
+            budget_usd=team.budget_usd,
+            soft_usd=team.soft_budget_usd,
+            period=team.period,
+            cell=self.store.place(f"team:{name}"),
+        )
+
+    # who calls
+
+    def identify(self, headers: Headers) -> Principal | Awaitable[Principal]:
+        """See Tenancy. A known key is found by its digest in memory; any change of any key makes everybody look again."""
+        key = key_in(headers)
+        if not key:
+            if self.required:
+                raise Unauthorised("there is no key", field="authorization", fix="send it as Bearer or in x-api-key")
+            return ANYONE
+        digest = digest_of(key)
+        known = self._known.get(digest)
+        if known is not None and known.version == self.store.version and self._wall() < known.until:
+            assert known.principal is not None
+            return known.principal
+        return self._look_up(key, digest)
+
+    def _look_up(self, key: bytes, digest: bytes) -> Principal | Awaitable[Principal]:
+        if self._admin and hmac.compare_digest(digest, self._admin):
+            return self._remember(digest, ADMIN, float("inf"))
+        if len(key) > LONGEST_KEY or not key.startswith(PREFIX.encode()):
+            return self._stranger(key)
+        now = self._wall()
+        missing = self._unknown.get(digest)
+        if missing is not None and missing.version == self.store.version and now < missing.until:
+            return self._stranger(key)
+        found = self.store.find(digest, now)
+        if isinstance(found, Awaitable):
+            return self._found_later(found, key, digest)
+        return self._found(found, key, digest)
+
+    async def _found_later(self, finding: Awaitable[KeyRecord | None], key: bytes, digest: bytes) -> Principal:
+        return self._found(await finding, key, digest)
+
+    def _found(self, record: KeyRecord | None, key: bytes, digest: bytes) -> Principal:
+        now = self._wall()
+        if record is None or record.state(now) != "active" or (record.team and record.team not in self.teams):
+            self._unknown[digest] = Known(None, self.store.version, now + self.store.fresh_s)
+            if len(self._unknown) > UNKNOWN_REMEMBERED:
+                self._unknown.popitem(last=False)
+            return self._stranger(key)
+        ends = record.expires if record.expires is not None else float("inf")
+        return self._remember(digest, self.caller(record), min(ends, now + self.store.fresh_s))
+
+    def _stranger(self, key: bytes) -> Principal:
+        if not self.required and not key.startswith(PREFIX.encode()):
+            return ANYONE  # clients of this API always send something
+        raise Unauthorised("this key is not known here", field="authorization", fix="make one: junctor keys create")
+
+    def _remember(self, digest: bytes, principal: Principal, until: float) -> Principal:
+        self._known[digest] = Known(principal, self.store.version, until)
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return principal
+
+    def caller(self, record: KeyRecord) -> Caller:
+        """The principal of a key: what its team may use bounds what it may use."""
+        own = account(
+            f"key:{record.id}",
+            requests=record.requests_per_minute,
+            tokens=record.tokens_per_minute,
+            budget_usd=record.budget_usd,
+            soft_usd=record.soft_budget_usd,
+            period=record.period,
+            cell=self.store.place(f"key:{record.id}"),
+        )
+        team = self.teams.get(record.team)
+        models = set(record.models) or None
+        if team is not None and team.models:
+            models = set(team.models) if models is None else models & set(team.models)
+        priority = record.priority if record.priority is not None else team.priority if team is not None else 1
+        return Caller(
+            key=record.id,
+            name=record.name,
+            team=record.team,
+            tenant=record.tenant,
+            models=None if models is None else frozenset(models),
+            priority=priority,
+            accounts=(own, self._team_accounts[record.team]) if team is not None else (own,),
+        )
+
+    # a call
+
+    def enter(self, principal: Principal, request: Request, model: str) -> Hold | Awaitable[Hold]:
+        """See Tenancy. Counts what goes in at four characters a token, and the output that was asked for."""
+        del model
+        accounts = principal.accounts if isinstance(principal, Caller) else ()
+        sent = input_bytes(request)
+        asked = asked_output(request)
+        ticket = Ticket(accounts, -(-sent // 4) + (asked or 0))
+        ticket.sent = sent
+        if not accounts:
+            return ticket
+        room = self.store.enter(ticket, self._wall())
+        if isinstance(room, Awaitable):
+            return self._entered_later(room, ticket, request)
+        return self._entered(room, ticket, request)
+
+    async def _entered_later(self, entering: Awaitable[Room | Refusal], ticket: Ticket, request: Request) -> Ticket:
+        return self._entered(await entering, ticket, request)
+
+    def _entered(self, room: Room | Refusal, ticket: Ticket, request: Request) -> Ticket:
+        if type(room) is Refusal:
+            raise self._limited(room, ticket)
+        assert isinstance(room, Room)
+        headers: list[tuple[bytes, bytes]] = []
+        if room.requests >= 0:
+            headers.append((b"x-ratelimit-remaining-requests", b"%d" % room.requests))
+        if room.tokens >= 0:
+            headers.append((b"x-ratelimit-remaining-tokens", b"%d" % room.tokens))
+        if room.budget >= 0:
+            headers.append((HEADER, b"%.6f" % (room.budget / NANO)))
+            self._narrow(room.budget, ticket, request)
+        if room.soft:
+            headers.append((b"x-junctor-budget-warning", b"the soft budget is used up"))
+        ticket.headers = headers
+        return ticket
+
+    def _narrow(self, left: int, ticket: Ticket, request: Request) -> None:
+        """Where little is left, tell the engine's filter, so that it picks a target for which enough can be set aside."""
+        asked, answers = asked_output(request), choices(request)
+        if left >= self.tariffs.ceiling(ticket.sent, asked, answers):
+            return
+        if left < self.tariffs.dearest(ticket.sent, asked, answers):
+            share = self.tariffs.expected_share(ticket.sent, characters(request), asked, answers)
+            ticket.budget_usd = usd(left) * share
+
+    def _limited(self, refusal: Refusal, ticket: Ticket) -> RateLimited:
+        shown = next((a for a in ticket.accounts if a.name == refusal.account), ticket.accounts[0])
+        limit = shown.requests if refusal.kind == "requests" else shown.tokens
+        if refusal.kind == "tokens" and ticket.tokens > limit:
+            return RateLimited(
+                f"the call takes about {ticket.tokens} tokens, {shown.shown} may use {limit} a minute",
+                retry_after_s=60.0,
+                fix="send less, or raise tokens_per_minute",
+            )
+        return RateLimited(
+            f"{shown.shown} may use {limit} {refusal.kind} a minute",
+            retry_after_s=float(math.ceil(refusal.wait_s)),
+            fix=f"try again in {refusal.wait_s:.1f} s",
+        )
+
+    def reserve(self, hold: Hold, run: Run) -> Awaitable[None] | None:
+        """See Tenancy."""
+        assert isinstance(hold, Ticket)
+        if not any(a.budget != NONE for a in hold.accounts):
+            return None
+        request = run.request
+        amount = self.tariffs.most(run.decision.plan, hold.sent, asked_output(request), choices(request))
+        now = self._wall()
+        hold.id = run.decision.id
+        hold.expires = now + self._hold_s
+        refusal = self.store.reserve(hold, amount, now)
+        if isinstance(refusal, Awaitable):
+            return self._reserved_later(refusal, hold, amount)
+        self._reserved(refusal, hold, amount)
+        return None
+
+    async def _reserved_later(self, reserving: Awaitable[Refusal | None], hold: Ticket, amount: int) -> None:
+        self._reserved(await reserving, hold, amount)
+
+    def _reserved(self, refusal: Refusal | None, hold: Ticket, amount: int) -> None:
+        if refusal is None:
+            return
+        shown = next((a for a in hold.accounts if a.name == refusal.account), hold.accounts[0])
+        raise OverBudget(
+            f"{shown.shown} has {usd(refusal.left):.6f} US dollars left, this call may cost {usd(amount):.6f}",
+            field="budget",
+            fix="ask for fewer tokens (max_tokens), or raise the budget",
+        )
+
+    def settle(self, hold: Hold, run: Run | None, record: OutcomeRecord | None) -> None:
+        """See Tenancy."""
+        assert isinstance(hold, Ticket)
+        if not hold.accounts:
+            return
+        try:
+            cost, tokens = (0, 0)
+            if run is not None and record is not None and record.attempts:
+                cost, tokens = self.tariffs.billed(run, record, hold.sent)
+            self.store.settle(hold, cost, tokens, self._wall())
+        except Exception as error:  # noqa: BLE001 - the answer is there already; whoever wrote the books wrong is told in the log
+            log.error("a call was not booked: %s", type(error).__name__)
+
+    # the audit log
+
+    def audit(self, actor: str, action: str, subject: str = "", **detail: Any) -> None:
+        """See Tenancy."""
+        self.store.note(Entry(at=self._wall(), actor=actor, action=action, subject=subject, detail=detail))
+
+    def _crossed(self, crossing: Crossing) -> None:
+        action = "budget.warned" if crossing.kind == "soft" else "budget.exhausted"
+        self.audit("gateway", action, crossing.account, spent_usd=usd(crossing.spent))
+
+    async def aclose(self) -> None:
+        """Write back and close."""
+        await self.store.aclose()
+
+
+def unavailable() -> StateUnavailable:
+    """The store does not answer."""
+    return StateUnavailable("the store of keys and budgets does not answer", field="state.url", fix="try again in a moment")
