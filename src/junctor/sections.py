@@ -80,12 +80,18 @@ class PolicySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class StickySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[aliases.NAME.sticky]`: keep a conversation with the target that has its prompt in its cache.
 
-    by       what names a session: "conversation" (the first turns), or a header or metadata key
+    A session that the caller names (x-junctor-session, metadata.junctor_session) goes before `by`.
+    by       what names a session otherwise: "conversation" (the system prompt and the first user turn), or the name of a
+             metadata key or of a text field of the call, such as "user" or "prompt_cache_key"
     ttl_s    how long an upstream keeps a prompt in its cache
+    margin   points of predicted utility by which another target must be better, beside what the switch costs
+    most     sessions that are remembered in one worker
     """
 
     by: str = "conversation"
     ttl_s: float = 300.0
+    margin: float = 0.0
+    most: int = 10_000
 
 
 class HedgeSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,11 +121,19 @@ class LearnSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """`[aliases.NAME.learn]`: a learner is updated beside the traffic, and takes over only what proves itself.
 
     every_s     seconds between updates
-    at_least    outcomes with a quality that an update needs
+    at_least    outcomes with a quality that an update needs, and that a new version is judged by once it serves
+    hold_out    share of the outcomes that a new version is judged by before it has learned from them
+    tolerance   points of utility that a new version may be worse by, at the lower end of the interval, and still take over
+    folder      where versions are saved; empty: `policies/NAME` beside the journal
+    keep        versions that stay on disk
     """
 
     every_s: float = 60.0
     at_least: int = 50
+    hold_out: float = 0.25
+    tolerance: float = 0.02
+    folder: str = ""
+    keep: int = 10
 
 
 class StateSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -156,18 +170,32 @@ class GuardSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class CacheSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[caches.NAME]`: replies that are given again. `threshold` is the least cosine of a semantic hit."""
+    """`[caches.NAME]`: replies that are given again, by each worker from its own memory.
+
+    ttl_s, entries, megabytes   how long a reply is given, and how many and how much of them is kept
+    threshold                   the least cosine of a semantic hit; None: what was chosen from data (docs/gateway/cache.md)
+    agreement                   what must agree word by word in a semantic hit: all "words" but light ones, or only "facts"
+                                (numbers, names, quotes, negations): more hits, and more false ones
+    coalesce                    identical requests at the same time share one call
+    most_temperature            requests that name a higher temperature ask for variety and are left alone
+    """
 
     kind: Literal["exact", "semantic"] = "exact"
     ttl_s: float = 3600.0
     entries: int = 10_000
     megabytes: float = 64.0
-    threshold: float = 0.95
+    threshold: float | None = None
+    agreement: Literal["words", "facts"] = "words"
     coalesce: bool = True
+    most_temperature: float = 0.0
 
 
 class RetrySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[retries]`: further tries of the same target when no other is left; full jitter, Retry-After is obeyed."""
+    """`[retries]`: further tries when every target of the plan has failed; full jitter, Retry-After is obeyed.
+
+    most           further tries of one request
+    base_s, cap_s  the pause before the n-th is drawn from 0 to base_s x 2^(n-1), at most cap_s
+    """
 
     most: int = 1
     base_s: float = 0.1
@@ -175,25 +203,40 @@ class RetrySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class HealthSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[health]`: when a target or deployment is left alone, and for how long."""
+    """`[health]`: when a target or deployment is left alone, and for how long.
+
+    failures        in a row open its circuit breaker for base_s seconds, doubling with each further one up to cap_s
+    outlier_calls   calls after which a deployment is compared with its siblings, and sent off for base_s seconds when
+    outlier_errors  its share of errors is over theirs by this much, or
+    outlier_times   its latency over theirs by this factor
+    """
 
     failures: int = 3
     base_s: float = 1.0
     cap_s: float = 60.0
+    outlier_calls: int = 20
+    outlier_errors: float = 0.3
+    outlier_times: float = 4.0
 
 
 class TelemetrySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[telemetry]`: traces and figures.
 
-    otlp_endpoint     where traces go (needs the extra `otel`); empty: nowhere
-    sample            share of requests that are traced
+    otlp_endpoint     where traces go, by OTLP over HTTP: http://HOST:4318/v1/traces; empty: nowhere
+    otlp_headers      further headers for it; their values are references to secrets
+    sample            share of requests that are traced, where the caller has not decided that already
     usd_per_cpu_hour  what the gateway's own processor time costs: counted against savings
+    open_metrics      /metrics needs no key, even where other machines can ask for it
+    dashboard_hosts   further names under which the dashboard may be opened, for example a proxy's
     """
 
     otlp_endpoint: str = ""
+    otlp_headers: Mapping[str, str] = field(default_factory=dict)
     sample: float = 1.0
     service_name: str = "junctor"
     usd_per_cpu_hour: float = 0.05
+    open_metrics: bool = False
+    dashboard_hosts: tuple[str, ...] = ()
 
 
 class AliasSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -119,7 +119,7 @@ async def test_a_cut_stream_is_not_given_again(gateway, upstream, tmp_path) -> N
 
 
 CONFIG = {
-    "providers": {"p": {"kind": "openai-compatible", "base_url": "http://127.0.0.1:1/v1"}},
+    "providers": {"p": {"kind": "openai_compatible", "base_url": "http://127.0.0.1:1/v1"}},
     "targets": {"t0": {"provider": "p"}},
     "policies": {"first": {"use": "fixed", "settings": {"target": "t0"}}},
     "aliases": {"auto": {"policy": "first", "cache": "c"}, "plain": "first"},

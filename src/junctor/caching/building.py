@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from junctor.caching.contracts import ReplyCache
 from junctor.caching.exact import ExactCache
+from junctor.caching.semantic import SemanticCache
 from junctor.caching.store import Store
 from junctor.config import Config
+from junctor.encoders import load_encoder
 from junctor.errors import ConfigError
 from junctor.sections import CacheSection
+
+THRESHOLDS = {"words": 0.87, "facts": 0.95}
+"""Chosen on validation data (docs/gateway/cache.md)."""
 
 
 def build_caches(config: Config) -> dict[str, ReplyCache]:
@@ -15,7 +20,7 @@ def build_caches(config: Config) -> dict[str, ReplyCache]:
     made: dict[str, ReplyCache] = {}
     for name, section in config.caches.items():
         _check(name, section)
-        made[name] = _exact(section)
+        made[name] = _exact(section) if section.kind == "exact" else _semantic(section)
     return {name: made[alias.cache] for name, alias in config.aliases.items() if alias.cache}
 
 
@@ -24,11 +29,24 @@ def _exact(section: CacheSection) -> ExactCache:
     return ExactCache(store, most_temperature=section.most_temperature, coalesce=section.coalesce)
 
 
+def _semantic(section: CacheSection) -> SemanticCache:
+    encoder = load_encoder("static")
+    encoder.encode_one("")  # its table is read now, so that a damaged one shows here
+    return SemanticCache(
+        Store(section.entries, section.megabytes, section.ttl_s),
+        encoder,
+        threshold=section.threshold or THRESHOLDS[section.agreement],
+        agreement=section.agreement,
+        most_temperature=section.most_temperature,
+        coalesce=section.coalesce,
+    )
+
+
 def _check(name: str, section: CacheSection) -> None:
     for field in ("ttl_s", "entries", "megabytes"):
         if not 0 < getattr(section, field) < float("inf"):
             raise ConfigError("is not above 0", field=f"caches.{name}.{field}", fix="leave it out for the default")
-    if not 0 < section.threshold <= 1:
+    if section.threshold is not None and not 0 < section.threshold <= 1:
         raise ConfigError("is not a cosine above 0", field=f"caches.{name}.threshold", fix="leave it out for the default")
     if not 0 <= section.most_temperature:
         raise ConfigError("is below 0", field=f"caches.{name}.most_temperature", fix="use 0 to 2")

@@ -11,6 +11,7 @@ from collections.abc import Awaitable
 
 from msgspec import Struct
 
+from junctor.encoders.base import Encoder
 from junctor.engine.run import EventFilter
 from junctor.features import Features
 from junctor.providers.base import Reply, StreamReply
@@ -32,10 +33,11 @@ class Hit(Struct, frozen=True):
 class Slot:
     """Where the reply to a request that was not found will be kept. `keep` or `drop` it, once.
 
-    `features` is what the cache has read of the text, so that nobody reads it again; None: nothing.
+    `features` is what the cache has read of the text with `encoder`, so that nobody reads it again; None: nothing.
     """
 
     features: Features | None = None
+    encoder: Encoder | None = None
 
     def keep(self, reply: Reply, target: str) -> None:
         """Keep a whole reply."""

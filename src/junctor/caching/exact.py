@@ -35,9 +35,10 @@ class ExactCache(ReplyCache):
         key = exact_key(request, model, owner)
         if key is None:
             return None
-        return self.store.get(key, EXACT) or self._place(key, stream)
+        return self.store.get(key, EXACT) or self.place(key, stream)
 
-    def _place(self, key: bytes, stream: bool) -> Slot | Awaitable[Hit | Slot]:
+    def place(self, key: bytes, stream: bool) -> Slot | Awaitable[Hit | Slot]:
+        """Where the reply will be kept, or the wait for the call that will have it."""
         flights = self.flights
         if flights is None or stream:
             return KeptSlot(self.store, key)

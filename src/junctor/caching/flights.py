@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from junctor.caching.contracts import Hit, Slot
 from junctor.caching.collecting import Collector
@@ -14,29 +15,27 @@ COALESCED = "coalesced"
 
 
 class KeptSlot(Slot):
-    """A place in a store, and those who wait for what will be in it."""
+    """A place in a store, and those who wait for what will be in it. `kept(key)` is called when a reply was kept."""
 
-    __slots__ = ("_open", "_store", "_waiting", "features", "flights", "gone", "key")
+    __slots__ = ("_open", "_store", "_waiting", "encoder", "extra_bytes", "features", "flights", "gone", "kept", "key")
 
     def __init__(self, store: Store, key: bytes, flights: Flights | None = None) -> None:
         self._store = store
         self._open = True
         self._waiting: list[asyncio.Future[Hit | None]] | None = None
-        self.features = None
+        self.encoder = self.features = None
+        self.extra_bytes = 0
         self.flights = flights
+        self.kept: Callable[[bytes], None] | None = None
         self.gone = False
         self.key = key
 
     def keep(self, reply: Reply, target: str) -> None:
         """Keep a reply that ended well, and hand it to those who wait, whatever its end."""
         if self._open:
-            if ended_well(reply):
-                self.put(reply, target)
+            if ended_well(reply) and self._store.put(self.key, reply, target, self.extra_bytes) and self.kept is not None:
+                self.kept(self.key)
             self._end(Hit(reply, COALESCED, target) if self._waiting else None)
-
-    def put(self, reply: Reply, target: str) -> None:
-        """Into the store."""
-        self._store.put(self.key, reply, target)
 
     def collect(self, reply: StreamReply, target: str) -> EventFilter:
         """Collects the whole."""

@@ -51,7 +51,7 @@ class Store:
         self.ttl_s = ttl_s
         self.bytes = 0
         self._clock = clock
-        self._left = left
+        self.left = left
         self._kept: OrderedDict[bytes, Kept] = OrderedDict()
 
     def __len__(self) -> int:
@@ -87,5 +87,5 @@ class Store:
         kept = self._kept.pop(key, None)
         if kept is not None:
             self.bytes -= kept.size
-            if self._left is not None:
-                self._left(key)
+            if self.left is not None:
+                self.left(key)
