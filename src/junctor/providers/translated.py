@@ -1,0 +1,218 @@
+"""What providers of other APIs have in common: their settings, the way there and back, and what an error answer means.
+
+A subclass says how one call is written and read (`exchange`); everything that goes over the connection is here. Redirects are
+never followed, an address in a message is never fetched: it is the upstream's to fetch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from junctor.errors import (
+    ConfigError,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamGarbage,
+    UpstreamTimeout,
+)
+from junctor.providers import answers
+from junctor.providers.base import Provider, Reply, StreamReply
+from junctor.providers.event_reading import EventReader, status_error
+from junctor.providers.openai_wire import message_of, retry_after_s
+from junctor.providers.upstream import Response, Upstream
+from junctor.types import Request, Target
+
+ERROR_BODY_BYTES = 64 * 1024
+
+S = TypeVar("S", bound=Struct)
+
+
+class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Keys that every such provider takes.
+
+    connect_timeout_s  for the connection alone; read_timeout_s  longest silence while reading (None: the deadline alone)
+    ignore             fields of the chat API that are left out where the upstream has no such thing, instead of refused
+    """
+
+    headers: Mapping[str, str] = {}
+    connect_timeout_s: float = 5.0
+    read_timeout_s: float | None = None
+    ignore: frozenset[str] = frozenset()
+
+
+def checked_settings(settings: dict[str, Any], kind: type[S], secrets: tuple[str, ...]) -> S:
+    """A configuration table as its struct; raises ConfigError that names the key and shows no value."""
+    try:
+        found = msgspec.convert(settings, kind)
+    except msgspec.ValidationError as error:
+        # msgspec names keys and types, never values: no secret can get into the message.
+        message, _, where = str(error).partition(" - at `$.")
+        known = ", ".join(kind.__struct_fields__)
+        raise ConfigError(message[0].lower() + message[1:], field=where.rstrip("`"), fix=f"known here: {known}") from None
+    for name in ("connect_timeout_s", "read_timeout_s"):
+        seconds = getattr(found, name)
+        if seconds is not None and not 0 < seconds < float("inf"):
+            raise ConfigError("is not a number of seconds above 0", field=name, fix="leave it out for the default")
+    headers = found.headers  # type: ignore[attr-defined]
+    for name, texts in (*((s, [getattr(found, s)]) for s in secrets), ("headers", [*headers, *headers.values()])):
+        if any(not text.isprintable() or not text.isascii() for text in texts):
+            raise ConfigError("holds a character that no header may", field=name, fix="use printable ASCII")
+    return found
+
+
+class Exchange(Struct, frozen=True):
+    """One call: where it goes, what is sent, and how what comes back is read."""
+
+    path: str
+    body: bytes
+    read: Callable[[bytes], Reply]
+    reader: EventReader
+    headers: Mapping[str, str] | None = None
+
+
+class TranslatedProvider(Provider):
+    """Talks to an upstream of another API. Subclasses make `self.upstream`."""
+
+    upstream: Upstream
+    stream_type: ClassVar[str] = "event-stream"
+
+    @abstractmethod
+    def exchange(self, request: Request, target: Target, *, stream: bool) -> Exchange:
+        """How a call is written and read; raises RequestError with the path of a field that cannot be said."""
+
+    def error_of(self, body: Any) -> tuple[str, str]:
+        """(the API's name of the error, its words) out of a decoded error body."""
+        error = body.get("error", body) if isinstance(body, dict) else None
+        kind = error.get("type") or error.get("status") if isinstance(error, dict) else None
+        return (kind if isinstance(kind, str) else ""), message_of(error or {})
+
+    async def complete(self, request: Request, target: Target, timeout_s: float | None) -> Reply:
+        """Ask for a whole answer. Raises UpstreamError, or RequestError for what the API cannot be told."""
+        call = self.exchange(request, target, stream=False)
+        return call.read(await self.fetch(call.path, call.body, target, timeout_s, call.headers))
+
+    async def fetch(
+        self, path: str, body: bytes, target: Target, timeout_s: float | None, headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        """Post, and the body of a good answer. Raises UpstreamError."""
+        response = await self.upstream.post(path, body, timeout_s, target.id, headers)
+        if response.status != 200:
+            raise await self._refusal(response, target)
+        return await response.read()
+
+    async def stream(self, request: Request, target: Target, timeout_s: float | None) -> StreamReply:
+        """Ask for a stream; returns once something has been said. Raises like `complete`."""
+        call = self.exchange(request, target, stream=True)
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self.upstream.post(call.path, call.body, None, target.id, call.headers)
+                reply = TranslatedStream(response, call.reader, target)
+                try:
+                    if response.status != 200:
+                        raise await self._refusal(response, target)
+                    if self.stream_type not in response.header("content-type"):
+                        raise UpstreamGarbage("answered a stream with something that is not one", target=target.id)
+                    await reply.begin()
+                except BaseException:
+                    response.close()
+                    raise
+        except TimeoutError as error:
+            raise UpstreamTimeout("silent for too long", target=target.id) from error
+        return reply
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self.upstream.aclose()
+
+    async def _refusal(self, response: Response, target: Target) -> UpstreamError:
+        """What an answer other than 200 means; its body is told in OpenAI's shape, without our secrets."""
+        status = response.status
+        if status < 400:
+            response.close()
+            return UpstreamGarbage(f"answered with status {status}", target=target.id, fix="check its base_url")
+        raw = self.upstream.redacted(await _beginning(response))
+        try:
+            kind, said = self.error_of(msgspec.json.decode(raw))
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            kind, said = "", ""
+        wait = retry_after_s(response.header("retry-after"))
+        return status_error(status, kind or response.header("x-amzn-errortype").partition(":")[0], said, target.id, wait)
+
+
+async def _beginning(response: Response) -> bytes:
+    """The first bytes of a body; what is longer, or breaks off, is cut."""
+    body = b""
+    try:
+        while len(body) < ERROR_BODY_BYTES and (more := await response.readany()):
+            body += more
+    except UpstreamError:
+        pass
+    response.close()
+    return body[:ERROR_BODY_BYTES]
+
+
+class TranslatedStream(StreamReply):
+    """A stream on its way through its reader."""
+
+    def __init__(self, response: Response, reader: EventReader, target: Target) -> None:
+        self._response = response
+        self._reader = reader
+        self._target = target
+        self._first = b""
+
+    async def begin(self) -> None:
+        """Wait for the first events. Raises UpstreamError."""
+        while not self._first:
+            self._first = await self._next()
+
+    async def _next(self) -> bytes:
+        if self._reader.failure is not None:
+            raise self._reader.failure
+        chunk = await self._response.readany()
+        if not chunk:
+            raise UpstreamBroken("ended its stream early", target=self._target.id)
+        events = self._reader.feed(chunk)
+        self.usage, self.finish_reason = self._reader.usage, self._reader.finish_reason
+        return events
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Whole events as they arrived together; `[DONE]` comes alone."""
+        events, self._first = self._first, b""
+        try:
+            while not self._reader.done:
+                if events:
+                    yield events
+                events = await self._next()
+        finally:
+            if not self._reader.done:
+                self._response.close()
+        if events != answers.DONE:
+            yield events.removesuffix(answers.DONE)
+        yield answers.DONE
+        await self._finish()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for piece in self.pieces():
+            for event in piece.split(b"\n\n"):
+                if event:
+                    yield event + b"\n\n"
+
+    async def aclose(self) -> None:
+        """Close the connection: an unfinished answer cannot be reused."""
+        self._response.close()
+
+    async def _finish(self) -> None:
+        # The end of the HTTP body usually came along already; reading it lets the connection be used again.
+        if not self._response.complete:
+            try:
+                async with asyncio.timeout(0.1):
+                    await self._response.readany()
+            except (UpstreamError, TimeoutError):
+                pass
+            self._response.close()

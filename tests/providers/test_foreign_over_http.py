@@ -1,0 +1,113 @@
+"""Each provider end to end: the real openai client, a gateway from a configuration file, a fake that checks what it is sent."""
+
+import asyncio
+import contextlib
+import json
+
+import openai
+import pytest
+
+from junctor.build import build_engine
+from junctor.config import load_config
+from junctor.gateway import serve_async
+
+from .fakes.anthropic import KEY as ANTHROPIC_KEY
+from .fakes.anthropic import FakeAnthropic
+
+CONFIG = """
+[journal]
+path = ""
+
+[providers.up]
+{provider}
+
+[targets.foreign]
+provider = "up"
+model = "{model}"
+price = {{ input_usd_per_mtok = 3.0, output_usd_per_mtok = 15.0, cached_input_usd_per_mtok = 0.3 }}
+
+[targets.foreign.limits]
+output_tokens = 8192
+"""
+PROVIDERS = {
+    "anthropic": (FakeAnthropic, 'kind = "anthropic"\nbase_url = "{url}"\napi_key = "env:KEY"', "claude-x", ANTHROPIC_KEY),
+}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather in a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+@pytest.fixture(params=PROVIDERS)
+async def client(request, tmp_path, monkeypatch):
+    """(client, fake): a gateway as `junctor serve` makes it from a file, and what is behind it."""
+    make, settings, model, key = PROVIDERS[request.param]
+    monkeypatch.setenv("KEY", key)
+    async with make() as fake, contextlib.AsyncExitStack() as stack:
+        path = tmp_path / "junctor.toml"
+        path.write_text(CONFIG.format(provider=settings.format(url=fake.url), model=model))
+        ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        stop = asyncio.Event()
+        engine = build_engine(load_config(path))
+        serving = serve_async(engine, port=0, on_ready=lambda _, port: ready.set_result(port), until=stop)
+        task = asyncio.create_task(serving)
+        base = f"http://127.0.0.1:{await ready}/v1"
+        yield await stack.enter_async_context(openai.AsyncOpenAI(base_url=base, api_key="none", max_retries=0)), fake
+        await stack.aclose()
+        stop.set()
+        await asyncio.wait_for(task, 20)
+
+
+async def test_a_conversation_with_tools(client):
+    """Ask, be called, answer: whole and streamed, through the public client."""
+    client, fake = client
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "weather in Paris?"}]
+    first = await client.chat.completions.create(model="foreign", messages=turns, tools=[WEATHER], max_tokens=50)
+    message = first.choices[0].message
+    assert first.choices[0].finish_reason == "tool_calls"
+    assert json.loads(message.tool_calls[0].function.arguments) == {"city": "Paris"}
+    turns += [
+        message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "sunny"},
+    ]
+    second = await client.chat.completions.create(model="foreign", messages=turns, tools=[WEATHER])
+    assert second.choices[0].message.content == "The tools said: sunny"
+    assert second.usage.prompt_tokens > 0
+    stream = await client.chat.completions.create(
+        model="foreign", messages=turns, tools=[WEATHER], stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+    said = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert said == "The tools said: sunny"
+    assert chunks[-1].usage.completion_tokens == second.usage.completion_tokens
+    assert fake.refused == []
+
+
+async def test_a_streamed_tool_call(client):
+    """The pieces of the arguments are one JSON object."""
+    client, fake = client
+    turns = [{"role": "user", "content": "weather in Paris?"}]
+    async with client.chat.completions.stream(model="foreign", messages=turns, tools=[WEATHER]) as stream:
+        final = await stream.get_final_completion()
+    call = final.choices[0].message.tool_calls[0]
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Paris"})
+    assert final.choices[0].finish_reason == "tool_calls"
+    assert fake.refused == []
+
+
+async def test_what_it_cannot_do_is_refused_with_a_reason(client):
+    """A field that has no word in the upstream's API is the caller's to leave out: 400 or 422, never silence, never 5xx."""
+    client, fake = client
+    turns = [{"role": "user", "content": "hi"}]
+    with pytest.raises(openai.APIStatusError) as caught:
+        await client.chat.completions.create(model="foreign", messages=turns, logit_bias={"5": 1})
+    assert (caught.value.status_code, caught.value.body["param"]) == (400, "logit_bias")
+    sound = [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "xyz"}}]
+    with pytest.raises(openai.APIStatusError) as caught:
+        await client.chat.completions.create(model="foreign", messages=[{"role": "user", "content": sound}])
+    assert caught.value.status_code in (400, 422)
+    assert fake.seen == []
