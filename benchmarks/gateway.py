@@ -75,13 +75,13 @@ def prepare(folder: Path, mock: str, encoder: str) -> None:
     say(f"recording {TASKS} tasks on {len(EMBEDDED)} local targets")
     table = record_outcomes(make_tasks(TASKS, np.random.default_rng(0)), EMBEDDED, EmbeddedProvider())
     chosen = load_encoder(encoder)
-    config = policy_config("knn", {"cost_weight": COST_WEIGHT})
+    config = policy_config("linear", {"cost_weight": COST_WEIGHT})
     rows = np.random.default_rng(0).permutation(TASKS)
     features = table.features(chosen.encode(table.texts))
     made = fit_policy(config, table, features, rows[120:], rows[:120], np.random.default_rng(0))
     save_policy(
         made.policy,
-        folder / "knn",
+        folder / "linear",
         targets=table.targets,
         provenance=Provenance(source="the embedded pool", digest=table.digest(), seed=0, rows=TASKS),
         encoder=encoder,
@@ -90,10 +90,10 @@ def prepare(folder: Path, mock: str, encoder: str) -> None:
     targets = {target.id: _section(target) for target in EMBEDDED}
     tree = {
         "journal": {"path": "junctor.journal"},
-        "providers": {"embedded": {}, "mock": {"kind": "openai_compatible", "base_url": f"{mock}/v1"}},
+        "providers": {"mock": {"kind": "openai_compatible", "base_url": f"{mock}/v1"}},
         "targets": targets | {"mock": {"provider": "mock", "price": {"input_usd_per_mtok": 0.5}}},
-        "policies": {"knn": {"artefact": "knn"}},
-        "aliases": {"auto": {"policy": "knn", "targets": list(targets)}},
+        "policies": {"linear": {"artefact": "linear"}},
+        "aliases": {"auto": {"policy": "linear", "targets": list(targets)}},
     }
     (folder / "junctor.toml").write_text(tomli_w.dumps(tree))
 
@@ -103,7 +103,8 @@ def _section(target: Any) -> dict[str, Any]:
 
     plain: dict[str, Any] = msgspec.to_builtins(target)
     limits = {name: value for name, value in plain["limits"].items() if value is not None}
-    section = {"provider": "embedded", "model": plain["model"], "settings": plain["settings"], "price": plain["price"]}
+    price = {name: value for name, value in plain["price"].items() if value is not None}
+    section = {"provider": "mock", "model": plain["model"], "settings": plain["settings"], "price": price}
     return {name: value for name, value in (section | {"limits": limits}).items() if value}
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Self
 
@@ -21,8 +22,9 @@ import msgspec
 from msgspec import Struct, field
 
 from junctor.errors import ConfigError, JournalError
-from junctor.types import Attempt, Decision, Outcome
+from junctor.types import NO_CONSTRAINTS, Attempt, Constraints, Decision, Outcome
 
+log = logging.getLogger("junctor.journal")
 Fsync = Literal["never", "interval", "always"]
 TextMode = Literal["full", "digest", "none"]
 FSYNC_EVERY_S = 1.0
@@ -31,7 +33,9 @@ FSYNC_EVERY_S = 1.0
 class DecisionRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="decision", omit_defaults=True):
     """A decision, written before its plan runs. `at` is Unix seconds; `refusals` says why targets were filtered out.
 
-    `key` is the id of the caller's key, never the key.
+    `key` is the id of the caller's key, never the key. Where the alias has trials that take a share, `trial` names them (joined
+    by commas on the side of the current policy), `side` says which policy decided, and `unit` is a digest of what is kept
+    together on one side ("" when that is the single request). `constraints` are what the caller demanded.
     """
 
     at: float
@@ -43,6 +47,10 @@ class DecisionRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="d
     labels: Mapping[str, str] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
     refusals: Mapping[str, str] = field(default_factory=dict)
+    constraints: Constraints = NO_CONSTRAINTS
+    trial: str = ""
+    side: Literal["", "current", "candidate"] = ""
+    unit: str = ""
 
 
 class OutcomeRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="outcome", omit_defaults=True):
@@ -69,14 +77,46 @@ class FeedbackRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="f
     comment: str = ""
 
 
-Record = DecisionRecord | OutcomeRecord | FeedbackRecord
+class ShadowRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="shadow", omit_defaults=True):
+    """What the candidate of a trial would have done with the request of decision `id`: nobody acted on it.
+
+    `why` is set instead of `target` where it could not decide.
+    """
+
+    at: float
+    id: str
+    trial: str
+    target: str = ""
+    propensity: float = 1.0
+    predicted: Outcome = Outcome()
+    policy: str = ""
+    version: str = ""
+    why: str = ""
+
+
+class NoteRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="note", omit_defaults=True):
+    """Something that happened beside the requests, for whoever audits: a policy was updated, taken back, …
+
+    `about` names what it concerns (`aliases.auto`), `event` is a word, `figures` are what it was judged by.
+    """
+
+    at: float
+    about: str
+    event: str
+    text: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+Record = DecisionRecord | OutcomeRecord | FeedbackRecord | ShadowRecord | NoteRecord
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 
 
 def record_id(record: Record) -> str:
-    """The decision that a record belongs to."""
-    return record.decision.id if isinstance(record, DecisionRecord) else record.id
+    """The decision that a record belongs to; "" for a note."""
+    if isinstance(record, DecisionRecord):
+        return record.decision.id
+    return "" if isinstance(record, NoteRecord) else record.id
 
 
 class Journal:
@@ -96,6 +136,9 @@ class Journal:
         self._closed = threading.Event()
         self._torn = False
         self._users = 1
+        self._soon: Callable[[Callable[[], None]], object] | None = None
+        self._lines: list[bytes] = []
+        self._failed = False
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -116,8 +159,49 @@ class Journal:
             record = msgspec.structs.replace(record, text=_hide(record.text, self.text))
         body = _encoder.encode(record)
         line = b"%08x %b\n" % (zlib.crc32(body), body)
+        if self._soon is None:
+            self._put(line)
+            return
+        if self._failed:
+            self._try_again()
+        self._lines.append(line)
+        if len(self._lines) == 1:
+            self._soon(self._flush)
+
+    def batch(self, soon: Callable[[Callable[[], None]], object] | None) -> None:
+        """From now on, write what one turn of an event loop appends with one write: `soon` is the loop's `call_soon`.
+
+        Whatever is handed to `soon` after `append` runs after the write, so an answer that leaves that way leaves when its
+        records are in the file. None: write at once again. A write that fails is tried again at the next `append`, which
+        raises then.
+        """
+        self.flush()
+        self._soon = soon
+
+    def flush(self) -> None:
+        """Write what waits; raises JournalError and keeps it when that cannot be done."""
+        lines = self._lines
+        if lines:
+            self._put(b"".join(lines))
+            self._lines = []
+            self._failed = False
+
+    def _flush(self) -> None:
+        try:
+            self.flush()
+        except JournalError as problem:
+            if not self._failed:
+                self._failed = True
+                log.error("%d records wait to be written: %s", len(self._lines), problem)
+
+    def _try_again(self) -> None:
+        if self._lines:
+            self.flush()
+        self._failed = False
+
+    def _put(self, lines: bytes) -> None:
         with self._lock:
-            self._write(b"\n" + line if self._torn else line)
+            self._write(b"\n" + lines if self._torn else lines)
         if self.fsync == "always":
             self._sync()
         elif self.fsync == "interval" and not self._dirty.is_set():
@@ -172,7 +256,9 @@ class Journal:
             self._users -= 1
             if self._closed.is_set() or self._users > 0:
                 return
-            self._closed.set()
+        self._soon = None
+        self._flush()
+        self._closed.set()
         self._dirty.set()
         if self._syncer is not None:
             self._syncer.join()

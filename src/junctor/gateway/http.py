@@ -80,7 +80,7 @@ class Exchange:
         parts.append(b"content-length: %d\r\n\r\n" % len(body))
         if self.method != "HEAD":
             parts.append(body)
-        self._connection.send(b"".join(parts))
+        self._connection.send_soon(b"".join(parts))
 
     def start(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """The head of a stream. HTTP/1.0 knows no chunks: there the end of the connection is the end of the stream."""
@@ -135,6 +135,7 @@ class Connection(asyncio.Protocol):
         self._reading = False
         self._refused = False
         self._last = False
+        self._closing = False
         self._url = b""
         self._headers: Headers = []
         self._body: list[bytes] = []
@@ -250,17 +251,18 @@ class Connection(asyncio.Protocol):
     async def _answer(self, exchange: Exchange) -> None:
         while True:
             await self.server.app(exchange)
-            self._flush()
             if not exchange.ended:
+                self._flush()
                 self._transport.abort()  # a stream that broke off without a last word must not look complete
             if not exchange.keep_alive or self._last or self.server.stopping:
-                self._transport.close()
+                self._loop.call_soon(self._transport.close)  # after what was said last, and that after the journal's write
+                self._closing = True
             self.since = self._loop.time()
-            if not self._waiting or self._transport.is_closing():
+            if not self._waiting or self._closing or self._transport.is_closing():
                 break
             exchange = self._waiting.popleft()
         self._task = None
-        if not self._transport.is_closing():
+        if not self._closing and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def send(self, data: bytes) -> None:
@@ -269,7 +271,10 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     def send_soon(self, data: bytes) -> None:
-        """The same when the work at hand is done: what becomes ready together leaves in one write, nothing waits longer."""
+        """The same when the work at hand is done: what becomes ready together leaves in one write, nothing waits longer.
+
+        The journal writes in the same way (`Journal.batch`), so what is sent like this leaves after its records are written.
+        """
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(data)

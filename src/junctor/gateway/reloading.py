@@ -66,6 +66,9 @@ class Reloader:
                 if getattr(config.gateway, name) != getattr(self.config.gateway, name):
                     log.warning("gateway.%s has changed, but takes a restart", name)
             self.config = config
+            journal = fresh.engine.ledger.journal
+            if journal is not None:
+                journal.batch(asyncio.get_running_loop().call_soon)
             self.gateway.serve(fresh)
             log.warning("the configuration was read again: %d targets, %d aliases", len(config.targets), len(config.aliases))
             self._retire(old)

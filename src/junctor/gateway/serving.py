@@ -112,6 +112,7 @@ async def serve_async(
     sock = bind(host, port, shared=shared_port)
     server = Server(gateway, max_body_bytes=max_body_bytes, body_timeout_s=body_timeout_s)
     listening = await asyncio.get_running_loop().create_server(server.connection, sock=sock, backlog=BACKLOG)
+    _batch_journal(gateway)
     stop, hurry = until or asyncio.Event(), asyncio.Event()
     beside = [asyncio.ensure_future(thing()) for thing in (server.sweep, *alongside)]
     try:
@@ -129,6 +130,12 @@ async def serve_async(
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
         await gateway.service.aclose()
+
+
+def _batch_journal(gateway: Gateway) -> None:
+    journal = gateway.service.engine.ledger.journal
+    if journal is not None:
+        journal.batch(asyncio.get_running_loop().call_soon)
 
 
 async def _first_of(*things: Coroutine[Any, Any, Any], seconds: float) -> None:

@@ -35,11 +35,14 @@ class Utility:
 
     def under(self, demands: Constraints) -> Utility:
         """With what the caller demands in place of the configured limits."""
-        if demands.budget_usd is None and demands.quality_floor is None:
+        if demands.budget_usd is None and demands.quality_floor is None and demands.cost_weight is None:
             return self
         budget = self.budget_usd if demands.budget_usd is None else demands.budget_usd
-        floor = self.quality_floor if demands.quality_floor is None else demands.quality_floor
-        return Utility(self.cost_weight, self.latency_weight, budget, floor)
+        weight = self.cost_weight if demands.cost_weight is None else demands.cost_weight
+        floor = demands.quality_floor
+        if floor is None and demands.cost_weight is None:
+            floor = self.quality_floor  # who asks for a trade does not want the configured floor, which leaves nothing to trade
+        return Utility(weight, self.latency_weight, budget, floor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ class View:
     refusals   why each other target is out
     """
 
-    __slots__ = ("columns", "cost_scale", "ids", "latency_scale", "list_cost", "places", "refusals")
+    __slots__ = ("columns", "cost_scale", "ids", "latency_scale", "list_cost", "listed", "places", "refusals")
 
     def __init__(self, targets: Catalogue, fitted: dict[str, int], scales: Scales) -> None:
         known = [i for i, id_ in enumerate(targets.ids) if id_ in fitted]
@@ -123,6 +126,7 @@ class View:
         self.columns = None if columns == list(range(len(fitted))) else np.array(columns, dtype=np.intp)
         self.ids = [targets.ids[i] for i in known]
         self.list_cost = np.array([scales.list_cost(targets[i]) for i in known], dtype=np.float64)
+        self.listed: list[float] = self.list_cost.tolist()
         self.refusals = {id_: "not fitted: it was not among the training targets" for id_ in targets.ids if id_ not in fitted}
         scale = largest(self.list_cost) if np.isnan(scales.cost_usd) else scales.cost_usd
         self.cost_scale = scale if scale > 0 else float("nan")
