@@ -1,6 +1,6 @@
 """The gateway: paths, requests and answers in front of a service.
 
-    POST /v1/chat/completions   whole or streamed, and the other APIs of `WIRES`
+    POST /v1/chat/completions   whole or streamed, and the other APIs of `gateway.wires`
     GET  /v1/models             aliases and targets
     POST /v1/feedback           what somebody says later about a decision
     GET  /v1/decisions/ID       a decision and what came of it
@@ -14,39 +14,54 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from urllib.parse import unquote
 
 import msgspec
 
+from junctor.caching.headers import wants_fresh
 from junctor.engine import Engine
 from junctor.engine.engine import new_id
 from junctor.errors import Forbidden, JunctorError, UnknownModel
 from junctor.gateway import replies, wire
 from junctor.gateway.http import Exchange
 from junctor.gateway.pages import Page, Pages
-from junctor.gateway.wires.base import Asked, EventWriter, Wire
-from junctor.gateway.wires.chat import ChatWire
+from junctor.gateway.wires.base import Asked, EventWriter, Headers, Wire
+from junctor.gateway.wires.every import every_wire, shape_of
+from junctor.gateway.wires.response_store import MemoryStore, ResponseStore
 from junctor.service import Service
 from junctor.tenancy.contracts import ANYONE, Principal
+from junctor.types import Request
 
 log = logging.getLogger("junctor.gateway")
 DECISIONS = "/v1/decisions/"
 JSON = (replies.JSON_TYPE,)
-WIRES: tuple[Wire, ...] = (ChatWire(),)
-CHAT = WIRES[0]
 
 
 class Gateway:
     """Answers exchanges; `await gateway(exchange)` never raises but for cancellation.
 
-    `service` may be exchanged at any time: calls that are under way keep the one that they began with.
+    `service` may be exchanged at any time: calls that are under way keep the one that they began with. `responses` keeps the
+    answers of the Responses API; without one this process does, in memory.
+
+    `on_refusal` hears of every error that was answered, with the id of the decision that may have been taken; `on_call` sees
+    every call with its headers, once it was parsed and before anything else looks at it.
     """
 
-    def __init__(self, service: Service | Engine, pages: Mapping[tuple[str, str], Page] | None = None) -> None:
+    on_refusal: Callable[[JunctorError, str], None] | None = None
+    on_call: Callable[[Request, Headers], None] | None = None
+
+    def __init__(
+        self,
+        service: Service | Engine,
+        pages: Mapping[tuple[str, str], Page] | None = None,
+        responses: ResponseStore | None = None,
+    ) -> None:
+        self.wires = every_wire(responses or MemoryStore())
         self.pages = Pages(
-            {("POST", wire_.path): Page(partial(self._call, wire_)) for wire_ in WIRES}
+            {("POST", wire_.path): Page(partial(self._call, wire_)) for wire_ in self.wires}
+            | {name: page for wire_ in self.wires for name, page in wire_.pages(lambda: self.service).items()}
             | {
                 ("POST", "/v1/feedback"): Page(self._feedback),
                 ("GET", "/v1/models"): Page(self._list_models),
@@ -64,7 +79,6 @@ class Gateway:
 
     async def __call__(self, exchange: Exchange) -> None:
         """One request."""
-        shape: Wire = CHAT
         try:
             page = self.pages.find(exchange.method, exchange.path)
             principal = ANYONE
@@ -75,32 +89,35 @@ class Gateway:
                 raise Forbidden("this needs the admin key", fix="send the key that gateway.admin_key names")
             await page.answer(exchange, principal)
         except JunctorError as error:
-            _refuse(exchange, error, shape)
+            self._refuse(exchange, error, shape_of(exchange.path, self.wires))
         except Exception as error:  # noqa: BLE001 - the process boundary
             # A bug of ours or of a plug-in. Type and places are logged, no message: it may hold a prompt.
             log.error("a request failed with %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
             if not exchange.started:
-                _refuse(
-                    exchange, JunctorError("something went wrong here", fix="the server's log names the error's type"), shape
-                )
+                broken = JunctorError("something went wrong here", fix="the server's log names the error's type")
+                self._refuse(exchange, broken, shape_of(exchange.path, self.wires))
 
     async def _call(self, wire_: Wire, exchange: Exchange, principal: Principal) -> None:
         id_ = new_id()
         try:
-            asked = wire_.parse(exchange.body, id_, exchange.headers)
+            asked = wire_.parse(exchange.body, id_, exchange.headers, principal)
+            if self.on_call is not None:
+                self.on_call(asked.request, exchange.headers)
+            fresh = bool(self.service.caches) and wants_fresh(exchange.headers)
             if asked.stream:
-                await self._stream(wire_, asked, exchange, principal)
+                await self._stream(wire_, asked, exchange, principal, fresh)
                 return
-            answer = await self.service.complete(asked.request, asked.model, principal)
+            answer = await self.service.complete(asked.request, asked.model, principal, wire_.ask, fresh=fresh)
+            body = wire_.whole(asked, answer.reply.body)
         except UnknownModel as error:
-            _refuse(exchange, error, wire_)
+            self._refuse(exchange, error, wire_)
         except JunctorError as error:
-            _refuse(exchange, error, wire_, id_)
+            self._refuse(exchange, error, wire_, id_)
         else:
-            exchange.reply(200, replies.whole_headers(answer), wire_.whole(asked, answer.reply.body))
+            exchange.reply(200, replies.whole_headers(answer), body)
 
-    async def _stream(self, wire_: Wire, asked: Asked, exchange: Exchange, principal: Principal) -> None:
-        answer = await self.service.stream(asked.request, asked.model, principal)
+    async def _stream(self, wire_: Wire, asked: Asked, exchange: Exchange, principal: Principal, fresh: bool) -> None:
+        answer = await self.service.stream(asked.request, asked.model, principal, fresh=fresh)
         writer = wire_.writer(asked)
         try:
             async with answer:
@@ -114,6 +131,11 @@ class Gateway:
             # Not waited for: a client that does not read would hold this up for ever.
             exchange.write_now(_last_words(wire_, writer, error))
         exchange.end()
+
+    def _refuse(self, exchange: Exchange, error: JunctorError, wire_: Wire, decision: str = "") -> None:
+        exchange.reply(error.http_status, replies.error_headers(error, decision), wire_.error(error))
+        if self.on_refusal is not None:
+            self.on_refusal(error, decision)
 
     async def _feedback(self, exchange: Exchange, principal: Principal) -> None:
         del principal
@@ -137,7 +159,3 @@ class Gateway:
 
 def _last_words(wire_: Wire, writer: EventWriter | None, error: JunctorError) -> bytes:
     return wire_.error_event(error) if writer is None else writer.broken(error)
-
-
-def _refuse(exchange: Exchange, error: JunctorError, wire_: Wire, decision: str = "") -> None:
-    exchange.reply(error.http_status, replies.error_headers(error, decision), wire_.error(error))

@@ -11,19 +11,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from junctor.errors import RequestError
-from junctor.types import Constraints, Message, Outcome, Request
+from junctor.gateway.wishes import wishes_of
+from junctor.types import Message, Outcome, Request
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 PART_NEEDS = {"image_url": "vision", "input_image": "vision", "input_audio": "audio", "file": "files"}
 MOST_CHOICES = 128
-TENANT_CHARS = 256
 NO_NEEDS: frozenset[str] = frozenset()
-NO_LABELS: Mapping[str, str] = {}
-NO_CONSTRAINTS = Constraints()
-CONSTRAINTS = ("budget_usd", "deadline_s", "quality_floor")
-HEADER_CONSTRAINTS = {b"x-junctor-" + name.replace("_", "-").encode(): name for name in CONSTRAINTS}
-METADATA_PREFIX = "junctor_"
-TENANT_HEADER = b"x-junctor-tenant"
 
 _decode = msgspec.json.Decoder().decode
 
@@ -57,10 +51,20 @@ def _plain(message: str) -> str:
 
 def parse_chat(body: bytes, id_: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> ChatCall:
     """Check a chat-completion call; raises RequestError with the path of the field, for example `messages[2].role`."""
-    params = parse_json(body)
+    return check_chat(parse_json(body), id_, headers)
+
+
+def named_model(params: Mapping[str, Any]) -> str:
+    """The call's `model`; raises RequestError."""
     model = params.get("model")
     if not isinstance(model, str) or not model:
         raise RequestError("is missing" if model is None else "is not a name", field="model", fix='for example "auto"')
+    return model
+
+
+def check_chat(params: dict[str, Any], id_: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> ChatCall:
+    """The same for fields that are read already; our own metadata keys are taken out of them."""
+    model = named_model(params)
     found = params.get("messages")
     if not isinstance(found, list) or not found:
         problem = "is missing" if found is None else "is not a list" if not isinstance(found, list) else "is empty"
@@ -73,16 +77,17 @@ def parse_chat(body: bytes, id_: str, headers: Iterable[tuple[bytes, bytes]] = (
             need = check(name, value)
             if need:
                 needs.add(need)
-    labels, constraints, tenant = _metadata(params, headers)
+    wishes = wishes_of(params, headers)
     request = Request(
         id=id_,
         text=_last_user_text(messages),
         messages=messages,
-        labels=labels,
+        labels=wishes.labels,
         needs=frozenset(needs) if needs else NO_NEEDS,
-        tenant=tenant,
-        constraints=constraints,
+        tenant=wishes.tenant,
+        constraints=wishes.constraints,
         params=params,
+        session=wishes.session,
     )
     return ChatCall(request, model, params.get("stream") is True)
 
@@ -195,44 +200,6 @@ CHECKS: Mapping[str, Check] = {
     "tools": _tools,
     "response_format": _response_format,
 }
-
-
-def _metadata(params: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) -> tuple[Mapping[str, str], Constraints, str]:
-    """Labels, constraints and tenant. A header wins over metadata; our own metadata keys are not sent upstream."""
-    asked: dict[str, tuple[str, Any]] = {}
-    tenant = ""
-    labels = NO_LABELS
-    metadata = params.get("metadata")
-    if metadata:
-        ours = {name: METADATA_PREFIX + name for name in CONSTRAINTS if METADATA_PREFIX + name in metadata}
-        asked = {name: (f"metadata.{key}", metadata[key]) for name, key in ours.items()}
-        if ours:
-            metadata = params["metadata"] = {key: v for key, v in metadata.items() if key not in ours.values()}
-        labels = {key: value for key, value in metadata.items() if isinstance(value, str)}
-    for header, value in headers:
-        if header.startswith(b"x-junctor-"):
-            name = HEADER_CONSTRAINTS.get(header)
-            if name is not None:
-                asked[name] = (header.decode(), value.decode("latin-1"))
-            elif header == TENANT_HEADER:
-                tenant = value.decode("latin-1")[:TENANT_CHARS]
-    if not asked:
-        return labels, NO_CONSTRAINTS, tenant
-    return labels, Constraints(**{name: _figure(name, *where) for name, where in asked.items()}), tenant
-
-
-def _figure(name: str, path: str, value: Any) -> float:
-    try:
-        figure = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        figure = float("nan")
-    if name == "budget_usd" and not 0 <= figure < float("inf"):
-        raise RequestError("is not a number of 0 or more", field=path, fix="give US dollars for the whole request")
-    if name == "deadline_s" and not 0 < figure < float("inf"):
-        raise RequestError("is not a number above 0", field=path, fix="give seconds for the whole request")
-    if name == "quality_floor" and not 0 <= figure <= 1:
-        raise RequestError("is not a number from 0 to 1", field=path, fix="give the least predicted quality")
-    return figure
 
 
 class Feedback(NamedTuple):

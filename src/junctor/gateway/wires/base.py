@@ -8,10 +8,15 @@ other side.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+from junctor.engine.run import Ask
 from junctor.errors import JunctorError
+from junctor.gateway.pages import Page
+from junctor.providers.base import Reply
+from junctor.service import Service
+from junctor.tenancy.contracts import Principal
 from junctor.types import Request
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -39,12 +44,16 @@ class EventWriter(ABC):
 
 
 class Wire(ABC):
-    """One API: its path, how a call is parsed, how an answer, a stream and an error are written."""
+    """One API: its path, how a call is parsed, how an answer, a stream and an error are written.
+
+    `ask` says what is asked of a provider; None: a chat completion.
+    """
 
     path: ClassVar[str]
+    ask: Ask[Reply] | None = None
 
     @abstractmethod
-    def parse(self, body: bytes, id_: str, headers: Headers) -> Asked:
+    def parse(self, body: bytes, id_: str, headers: Headers, principal: Principal) -> Asked:
         """Check a call; raises RequestError with the path of the field."""
 
     def whole(self, asked: Asked, body: bytes) -> bytes:
@@ -64,3 +73,8 @@ class Wire(ABC):
     @abstractmethod
     def error_event(self, error: JunctorError) -> bytes:
         """An error in a stream that was passed on as it is."""
+
+    def pages(self, serving: Callable[[], Service]) -> Mapping[tuple[str, str], Page]:
+        """What else this API serves, by method and path; `serving` gives the service of the moment."""
+        del serving
+        return {}

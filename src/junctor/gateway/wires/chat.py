@@ -7,6 +7,7 @@ from typing import ClassVar
 from junctor.errors import JunctorError
 from junctor.gateway import replies, wire
 from junctor.gateway.wires.base import Asked, Headers, Wire
+from junctor.tenancy.contracts import Principal
 
 
 class ChatWire(Wire):
@@ -14,8 +15,9 @@ class ChatWire(Wire):
 
     path: ClassVar[str] = "/v1/chat/completions"
 
-    def parse(self, body: bytes, id_: str, headers: Headers) -> Asked:
+    def parse(self, body: bytes, id_: str, headers: Headers, principal: Principal) -> Asked:
         """See `junctor.gateway.wire`."""
+        del principal
         return Asked(*wire.parse_chat(body, id_, headers))
 
     def error(self, error: JunctorError) -> bytes:
