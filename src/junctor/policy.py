@@ -190,6 +190,21 @@ class Policy(ABC):
         return frozenset()
 
     @property
+    def honours(self) -> frozenset[str]:
+        """Which wishes of a single request it takes into account: any of "cost_weight", "quality_floor", "switch"."""
+        return frozenset()
+
+    @property
+    def label_names(self) -> frozenset[str]:
+        """The labels that it reads by name, so that the engine can work out those that it knows how to, and only those."""
+        return frozenset()
+
+    def worth_usd(self, targets: Catalogue) -> float:
+        """What a US dollar is worth in points of quality when this policy trades the two; 0 when it does not."""
+        del targets
+        return 0.0
+
+    @property
     def title(self) -> str:
         """What people call it: the label it was configured under, or its registered name."""
         return self.label or self.name

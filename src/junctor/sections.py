@@ -219,6 +219,22 @@ class HealthSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     outlier_times: float = 4.0
 
 
+class ResponsesSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[responses]`: answers of the Responses API that can be gone on with (`previous_response_id`).
+
+    keep       "file": all workers of this machine share them; "memory": each worker its own; "off";
+               "auto": "file" where the journal keeps texts too, else "memory"
+    path       the file; empty: beside the [state] file, with the ending .responses.db
+    ttl_s      seconds until they are forgotten; entries and megabytes: how much is kept at most, the newest first
+    """
+
+    keep: Literal["auto", "file", "memory", "off"] = "auto"
+    path: str = ""
+    ttl_s: float = 604_800.0
+    entries: int = 10_000
+    megabytes: float = 256.0
+
+
 class TelemetrySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[telemetry]`: traces and figures.
 

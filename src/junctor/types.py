@@ -49,11 +49,15 @@ class Price(Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=T
 
 
 class Limits(Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
-    """What a target can hold: tokens in its context, tokens in one answer, seconds for one call."""
+    """What a target can hold: tokens in its context, tokens in one answer, seconds for one call.
+
+    `silence_s`: seconds that a stream may be silent once it has begun; None: until the request's deadline.
+    """
 
     context_tokens: int | None = None
     output_tokens: int | None = None
     timeout_s: float | None = None
+    silence_s: float | None = None
 
 
 class Deployment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,12 +149,20 @@ class Catalogue(Sequence[Target]):
         return Catalogue([t for t in self._targets if t.id in wanted])
 
 
-class Constraints(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the caller demands: most USD for the whole request, most seconds, least predicted quality in [0, 1]."""
+class Constraints(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the caller demands: most USD for the whole request, most seconds, least predicted quality in [0, 1].
+
+    `cost_weight` goes before a policy's own: quality given up for the mean cost of its dearest single target; 0: none.
+    """
 
     budget_usd: float | None = None
     deadline_s: float | None = None
     quality_floor: float | None = None
+    cost_weight: float | None = None
+
+
+NO_CONSTRAINTS = Constraints()
+"""Nothing is demanded: one object, so that it is known by identity and left out of what is written."""
 
 
 class Message(Struct, frozen=True):
@@ -160,12 +172,21 @@ class Message(Struct, frozen=True):
     content: Any = None
 
 
+class Switch(Struct, frozen=True, gc=False):
+    """What any target but this one costs beside its own price, in USD: the prompt that is in this one's cache is read anew."""
+
+    target: str
+    cost_usd: float
+
+
 class Request(Struct, frozen=True, kw_only=True, dict=True):
     """What arrives.
 
     `text` is what encoders read (the last user turn, by default). `needs` holds the capabilities that the request cannot do
     without ("tools", "vision", "stream", …). `params` carries every wire field that we do not interpret, untouched.
-    `features` is filled in by the engine when the policy declares that it needs them.
+    `features` is filled in by the engine when the policy declares that it needs them. `session` is what the caller says that
+    the request belongs to ("" when it does not). `switch` is filled in by the engine: what it costs to leave the target that
+    served the session so far.
     """
 
     id: str = ""
@@ -174,9 +195,11 @@ class Request(Struct, frozen=True, kw_only=True, dict=True):
     labels: Mapping[str, str] = field(default_factory=dict)
     needs: frozenset[str] = frozenset()
     tenant: str = ""
-    constraints: Constraints = Constraints()
+    constraints: Constraints = NO_CONSTRAINTS
     params: Mapping[str, Any] = field(default_factory=dict)
     features: Features | None = None
+    session: str = ""
+    switch: Switch | None = None
 
 
 class Outcome(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

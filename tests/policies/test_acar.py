@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from junctor.build import _from_settings
+from junctor.engine.choosers import _from_settings
 from junctor.errors import ConfigError, UserError
 from junctor.fitting import policy_config
 from junctor.outcomes import OutcomeTable

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from junctor.bench.sets import PUBLISHED
-from junctor.build import _from_settings
+from junctor.engine.choosers import _from_settings
 from junctor.errors import ConfigError, NoTarget
 from junctor.fitting import policy_config
 from junctor.outcomes import OutcomeTable

@@ -6,12 +6,19 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from junctor.encoders.base import Encoder
+from junctor.engine.deployments import ways
 from junctor.engine.filters import Filter
+from junctor.engine.sessions import Sessions
+from junctor.engine.trials import Trials
 from junctor.errors import ConfigError, UnknownModel
+from junctor.features import Features
 from junctor.policy import Policy
 from junctor.providers.base import Provider
-from junctor.types import Catalogue, Target
+from junctor.sections import HedgeSection
+from junctor.types import Catalogue, Request
 
 KNOWN_SHOWN = 8
 
@@ -22,6 +29,9 @@ class Alias:
 
     encoder   must be there when the policy needs "embedding"
     default   the target that is called when the encoder takes too long; the first of `targets` when empty
+    hedge     when a second target is asked beside a slow one; None: never
+    trials    candidates beside the policy; `sides` holds what each one decides with, by the name of the trial
+    sessions  which conversations are served by whom, for a sticky alias; its policy is a `Sticky` one then
     """
 
     name: str
@@ -29,6 +39,10 @@ class Alias:
     targets: Catalogue
     encoder: Encoder | None = None
     default: str = ""
+    hedge: HedgeSection | None = None
+    trials: Trials | None = None
+    sides: Mapping[str, Alias] = field(default_factory=dict)
+    sessions: Sessions | None = None
 
     def __post_init__(self) -> None:
         path = f"aliases.{self.name}"
@@ -44,6 +58,25 @@ class Alias:
         """What is called when there was no time to decide."""
         return self.default or self.targets.ids[0]
 
+    @property
+    def with_sides(self) -> tuple[Alias, ...]:
+        """Itself, then what its trials decide with."""
+        return (self, *self.sides.values())
+
+
+def wants_encoding(alias: Alias, request: Request) -> bool:
+    """Whether the policy reads an embedding that is not there yet."""
+    return alias.encoder is not None and request.features is None and "embedding" in alias.policy.needs
+
+
+def featured(alias: Alias, request: Request) -> Request:
+    """The request with what the policy reads of it."""
+    if alias.encoder is None or not wants_encoding(alias, request):
+        return request
+    vector = alias.encoder.encode_one(request.text)
+    labels = {name: [value] for name, value in request.labels.items()}
+    return msgspec.structs.replace(request, features=Features([request.text], vector[None, :], labels))
+
 
 @dataclass(frozen=True, slots=True)
 class Names:
@@ -56,24 +89,17 @@ class Names:
     @classmethod
     def of(cls, catalogue: Catalogue, providers: Mapping[str, Provider], aliases: Mapping[str, Alias]) -> Names:
         """Check that every name leads somewhere; raises ConfigError."""
-        for target in catalogue:
-            if target.provider not in providers:
-                known = ", ".join(providers) or "none"
-                raise ConfigError(
-                    f"names the provider {target.provider!r}, which is not there",
-                    field=f"targets.{target.id}.provider",
-                    fix=f"there are: {known}",
-                )
+        everyone = [side for alias in aliases.values() for side in alias.with_sides]
+        can = {target.id: ways(target, providers) for target in catalogue}
         for name, alias in aliases.items():
             if catalogue.position(name) is not None:
                 raise ConfigError("is also the id of a target", field=f"aliases.{name}", fix="give the alias another name")
             for id_ in alias.targets.ids:
                 if catalogue.position(id_) is None:
                     raise ConfigError(f"names {id_!r}, which is not a target", field=f"aliases.{name}", fix="add the target")
-        can = {target.id: capabilities(target, providers[target.provider]) for target in catalogue}
         return cls(
             aliases,
-            {name: Filter(alias.targets, can) for name, alias in aliases.items()},
+            {side.name: Filter(side.targets, can) for side in everyone},
             {target.id: Filter(Catalogue([target]), can) for target in catalogue},
         )
 
@@ -85,8 +111,3 @@ class Names:
         shown = ", ".join(known[:KNOWN_SHOWN]) + (f" and {len(known) - KNOWN_SHOWN} more" if len(known) > KNOWN_SHOWN else "")
         short = model if len(model) <= 80 else model[:77] + "…"
         return UnknownModel(f"no model is called {short!r}", field="model", fix=f"{hint}known: {shown}")
-
-
-def capabilities(target: Target, provider: Provider) -> frozenset[str] | None:
-    """What a target can do: its own list, else what its provider says of all of them, else None: not known, let it try."""
-    return target.capabilities or provider.capabilities

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,19 +15,24 @@ import numpy as np
 from msgspec import Struct
 
 from junctor.encoders.base import Encoder
-from junctor.engine.aliases import Alias, Names
+from junctor.engine.aliases import Alias, Names, featured, wants_encoding
 from junctor.engine.context import CallContext
+from junctor.engine.deployments import pools_of
 from junctor.engine.filters import Demand, Narrowed, expected_cost_usd
 from junctor.engine.health import Health
+from junctor.engine.hedging import Hedge
 from junctor.engine.ledger import Explained, Ledger, Listener
 from junctor.engine.plan_run import PlanRun
+from junctor.engine.preferences import unheard
+from junctor.engine.retrying import NO_RETRIES, Retries
 from junctor.engine.run import Answer, Run, StreamAnswer
+from junctor.engine.shadows import Shadows
+from junctor.engine.trials import Assigned
 from junctor.errors import RequestError
-from junctor.features import Features
 from junctor.journal import DecisionRecord, FeedbackRecord, Journal
 from junctor.policy import Policy
 from junctor.providers.base import Provider
-from junctor.types import Call, Catalogue, Decision, Fallback, Outcome, Ranked, Request, looks_at_answers
+from junctor.types import NO_CONSTRAINTS, Call, Catalogue, Decision, Fallback, Outcome, Ranked, Request, looks_at_answers
 
 DIRECT = "direct"
 GIVEN = "cache"
@@ -55,6 +61,7 @@ class Engine:
     journal           where decisions and outcomes go; None keeps them in memory only
     seed              seeds the generator that policies draw from
     default_deadline_s  seconds for a request that does not say
+    health, retries   when to leave a target or deployment alone, and whether and when to ask again
     encode_timeout_s  seconds for an encoder that runs in a thread; on overrun the alias's default target is called
     clock, wall       monotonic seconds, Unix seconds
 
@@ -72,6 +79,7 @@ class Engine:
         default_deadline_s: float = 60.0,
         encode_timeout_s: float = 0.25,
         health: Health | None = None,
+        retries: Retries = NO_RETRIES,
         remember: int = 4096,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -81,14 +89,30 @@ class Engine:
         self.aliases = dict(aliases or {})
         self.names = Names.of(catalogue, self.providers, self.aliases)
         self.health = Health(clock=clock) if health is None else health
+        self.retries = retries
+        self._chance = random.Random(seed).random  # not the policies' generator: a retry must not change what they draw
+        self.pools = pools_of(catalogue, self.providers, self.health, self._chance)
+        self._hedges = {n: Hedge.of(a.hedge, f"aliases.{n}.hedge") for n, a in self.aliases.items() if a.hedge is not None}
         self.ledger = Ledger(self.aliases, journal, remember=remember, wall=wall)
         self.default_deadline_s = default_deadline_s
         self.encode_timeout_s = encode_timeout_s
         self._rng = np.random.default_rng(seed)
         self._clock = clock
         self._wall = wall
-        self._quick = {name: is_quick(a.encoder) for name, a in self.aliases.items() if a.encoder is not None}
+        sides = [side for alias in self.aliases.values() for side in alias.with_sides]
+        self._quick = {side.name: is_quick(side.encoder) for side in sides if side.encoder is not None}
+        self.shadows: Shadows | None = None
+        self._start_listening(seed, wall)
         self._threads = ThreadPoolExecutor(2, "junctor-encode")
+
+    def _start_listening(self, seed: int, wall: Callable[[], float]) -> None:
+        """What stands beside aliases hears of the end of their runs."""
+        for alias in self.aliases.values():
+            if alias.sessions is not None:
+                self.listen(alias.sessions.ended)
+        if any(alias.trials is not None and alias.trials.shadows for alias in self.aliases.values()):
+            self.shadows = Shadows(self.aliases, self.names, self.ledger, seed=seed, wall=wall)
+            self.listen(self.shadows.ended)
 
     async def complete(self, request: Request, model: str = "") -> Answer:
         """Answer a request whole. `model` is a target, an alias, or "" for what `request.params` says.
@@ -108,8 +132,8 @@ class Engine:
         if alias is None:
             narrowed, decision = self._direct(request, model)
         else:
-            narrowed = self.names.alias_filters[model].apply(request, self.health)
-            decision = self._decide(alias, _featured(alias, request), narrowed)
+            narrowed = self._narrowed(alias, request)
+            decision = self._decide(alias, featured(alias, request), narrowed)
         return Routed(
             decision=decision, targets=narrowed.targets.ids, refusals=narrowed.refusals, last_resort=narrowed.last_resort
         )
@@ -131,6 +155,8 @@ class Engine:
         for provider in self.providers.values():
             await provider.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self.shadows is not None:
+            self.shadows.close()
         if self.ledger.journal is not None:
             self.ledger.journal.close()
 
@@ -143,13 +169,20 @@ class Engine:
         arrived = self._clock()
         request, model = _identified(request, model)
         alias = self.aliases.get(model)
+        assigned: Assigned | None = None
         if alias is None:
             narrowed, decision = self._direct(request, model)
         else:
-            narrowed = self.names.alias_filters[model].apply(request, self.health)
+            if alias.trials is not None and (assigned := alias.trials.assign(request, context)) is not None:
+                alias = alias.sides.get(assigned.candidate, alias)
+            narrowed = self._narrowed(alias, request)
             seen = await self._encoded(alias, request)
             decision = _undecided(alias, request, narrowed) if seen is None else self._decide(alias, seen, narrowed)
-        return self._written(request, "" if alias is None else model, narrowed, decision, arrived, context)
+        return self._written(request, "" if alias is None else model, narrowed, decision, arrived, context, assigned)
+
+    def _narrowed(self, alias: Alias, request: Request) -> Narrowed:
+        sessions = alias.sessions
+        return self.names.alias_filters[alias.name].apply(request, self.health, None if sessions is None else sessions.tokens)
 
     def _written(
         self,
@@ -159,6 +192,7 @@ class Engine:
         decision: Decision,
         arrived: float,
         context: CallContext | None,
+        assigned: Assigned | None = None,
     ) -> Run:
         self.ledger.decided(
             DecisionRecord(
@@ -171,21 +205,28 @@ class Engine:
                 labels=request.labels,
                 targets=narrowed.targets.ids,
                 refusals=narrowed.refusals,
+                constraints=request.constraints,
+                trial="" if assigned is None else assigned.trial,
+                side="" if assigned is None else assigned.side,
+                unit="" if assigned is None else assigned.unit,
             )
         )
         asked = request.constraints.deadline_s
-        kind = PlanRun if looks_at_answers(decision.plan) else Run
+        kind, hedge = (PlanRun, None) if looks_at_answers(decision.plan) else (Run, self._hedges.get(alias))
         return kind(
             request,
             decision,
             catalogue=self.catalogue,
-            providers=self.providers,
+            pools=self.pools,
             health=self.health,
             books=self.ledger,
             arrived=arrived,
             deadline_s=self.default_deadline_s if asked is None else asked,
             clock=self._clock,
             context=context,
+            retries=self.retries,
+            hedge=hedge,
+            chance=self._chance,
         )
 
     def given(self, request: Request, model: str, target: str, context: CallContext | None = None) -> Run:
@@ -208,6 +249,8 @@ class Engine:
 
     def _decide(self, alias: Alias, request: Request, narrowed: Narrowed) -> Decision:
         decision = alias.policy.decide(request, narrowed.targets, self._rng)
+        if request.constraints is not NO_CONSTRAINTS:
+            decision = unheard(decision, request.constraints, alias.policy.honours)
         if narrowed.last_resort:
             why = "every target that could take it is cooling down; tried all the same"
             return msgspec.structs.replace(decision, reasons=(*decision.reasons, why))
@@ -215,14 +258,14 @@ class Engine:
 
     async def _encoded(self, alias: Alias, request: Request) -> Request | None:
         """The request with what its policy reads; None when the encoder took too long."""
-        if not _wants_encoding(alias, request):
+        if not wants_encoding(alias, request):
             return request
         if self._quick[alias.name] and len(request.text) <= QUICK_ENCODE_CHARS:
-            return _featured(alias, request)
+            return featured(alias, request)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.encode_timeout_s):
-                return await loop.run_in_executor(self._threads, _featured, alias, request)
+                return await loop.run_in_executor(self._threads, featured, alias, request)
         except TimeoutError:
             return None
 
@@ -265,18 +308,6 @@ def _identified(request: Request, model: str) -> tuple[Request, str]:
     if not isinstance(name, str) or not name:
         raise RequestError("is missing", field="model", fix="name a target or an alias")
     return (request if request.id else msgspec.structs.replace(request, id=new_id())), name
-
-
-def _wants_encoding(alias: Alias, request: Request) -> bool:
-    return alias.encoder is not None and request.features is None and "embedding" in alias.policy.needs
-
-
-def _featured(alias: Alias, request: Request) -> Request:
-    if alias.encoder is None or not _wants_encoding(alias, request):
-        return request
-    vector = alias.encoder.encode_one(request.text)
-    labels = {name: [value] for name, value in request.labels.items()}
-    return msgspec.structs.replace(request, features=Features([request.text], vector[None, :], labels))
 
 
 def _undecided(alias: Alias, request: Request, narrowed: Narrowed) -> Decision:

@@ -6,7 +6,7 @@ that is not known refuses nothing: the policy may know the cost from recorded ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -19,7 +19,23 @@ CHARS_PER_TOKEN = 4
 EXPECTED_OUTPUT_TOKENS = 512
 REMEMBERED = 1024
 ANY = float("inf")
-NEED_FIELDS = {"tools": "tools", "json": "response_format", "vision": "messages", "audio": "messages", "n": "n"}
+Reckon = Callable[[Request], float | None]
+"""Says how many tokens a prompt has, where that is known from what went before."""
+Can = frozenset[str] | None
+"""What can be done somewhere; None: not known, let it try."""
+NEED_FIELDS = {
+    "json": "response_format",
+    "vision": "messages",
+    "audio": "messages",
+    "video": "messages",
+    "files": "messages",
+    "audio_out": "modalities",
+    "reasoning": "reasoning_effort",
+    "web_search": "web_search_options",
+    "embeddings": "model",
+    "moderations": "model",
+}
+"""The field that a need comes from, where its name is another."""
 
 
 class Demand(Struct, frozen=True):
@@ -31,11 +47,12 @@ class Demand(Struct, frozen=True):
     budget_usd: float | None
 
     @classmethod
-    def of(cls, request: Request) -> Demand:
-        """Read off a request; counts characters, so call it only when a limit is there to be held."""
+    def of(cls, request: Request, tokens: float | None = None) -> Demand:
+        """Read off a request; counts characters, unless its `tokens` are known, so call it only when a limit is to be held."""
         asked = request.params.get("max_completion_tokens") or request.params.get("max_tokens")
         output = asked if isinstance(asked, int) else None
-        return cls(request.needs, characters(request) / CHARS_PER_TOKEN, output, request.constraints.budget_usd)
+        tokens = characters(request) / CHARS_PER_TOKEN if tokens is None else tokens
+        return cls(request.needs, tokens, output, request.constraints.budget_usd)
 
 
 class Narrowed(Struct, frozen=True):
@@ -86,37 +103,47 @@ def refusal(target: Target, demand: Demand, can: frozenset[str] | None) -> str:
     return ""
 
 
+def nearest(needs: frozenset[str], can: Can | tuple[Can, ...]) -> Can:
+    """Of what the deployments of a target can do, that which is the least short of what is needed."""
+    if not isinstance(can, tuple):
+        return can
+    if len(can) == 1 or not needs:
+        return can[0]
+    return min(can, key=lambda way: 0 if way is None else len(needs - way))
+
+
 class Filter:
     """The hard filters over one catalogue. Equal remainders are the same object, because policies key lookups on identity."""
 
-    def __init__(self, targets: Catalogue, can: Mapping[str, frozenset[str] | None]) -> None:
+    def __init__(self, targets: Catalogue, can: Mapping[str, Can | tuple[Can, ...]]) -> None:
         self.targets = targets
         self._can = {id_: can.get(id_) for id_ in targets.ids}
         self._context = min((t.limits.context_tokens or ANY for t in targets), default=ANY)
         self._output = min((t.limits.output_tokens or ANY for t in targets), default=ANY)
         self._remainders: dict[tuple[str, ...], Catalogue] = {targets.ids: targets}
 
-    def apply(self, request: Request, health: Health | None) -> Narrowed:
-        """Narrow; raises NoTarget when nothing is left.
+    def apply(self, request: Request, health: Health | None, reckon: Reckon | None = None) -> Narrowed:
+        """Narrow; raises NoTarget when nothing is left. `reckon` knows the prompt's tokens better than its characters do.
 
         Targets in a cooldown are left out unless they are all that is left: a last try is better than a refusal. With
         `health` None cooldowns are not looked at.
         """
-        demand = Demand.of(request) if self._context < ANY or self._output < ANY else None
+        tokens = None if reckon is None or self._context == ANY else reckon(request)
+        demand = Demand.of(request, tokens) if self._context < ANY or self._output < ANY else None
         if not (request.needs or request.constraints.budget_usd is not None or health) and self._fits_all(demand):
             return Narrowed(self.targets)
         demand = demand or Demand.of(request)
-        refusals = {t.id: why for t in self.targets if (why := refusal(t, demand, self._can[t.id]))}
+        refusals = {t.id: why for t in self.targets if (why := refusal(t, demand, nearest(demand.needs, self._can[t.id])))}
         able = [id_ for id_ in self.targets.ids if id_ not in refusals]
         if not able:
             raise self._none_left(refusals, demand)
         if not health:
-            return Narrowed(self._remainder(tuple(able)), refusals)
+            return Narrowed(self.only(tuple(able)), refusals)
         cooling = {id_: f"cooling down for {wait:.1f} s" for id_ in able if (wait := health.cooling_s(id_))}
         if len(cooling) == len(able):
-            return Narrowed(self._remainder(tuple(able)), refusals, last_resort=True)
+            return Narrowed(self.only(tuple(able)), refusals, last_resort=True)
         rested = tuple(id_ for id_ in able if id_ not in cooling)
-        return Narrowed(self._remainder(rested), refusals | cooling)
+        return Narrowed(self.only(rested), refusals | cooling)
 
     def _fits_all(self, demand: Demand | None) -> bool:
         if demand is None:
@@ -124,7 +151,8 @@ class Filter:
         output = demand.output_tokens or 0
         return output <= self._output and demand.input_tokens + output <= self._context
 
-    def _remainder(self, ids: tuple[str, ...]) -> Catalogue:
+    def only(self, ids: tuple[str, ...]) -> Catalogue:
+        """These of the targets, in the catalogue's order."""
         found = self._remainders.get(ids)
         if found is None:
             if len(self._remainders) >= REMEMBERED:

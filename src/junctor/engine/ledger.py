@@ -33,6 +33,8 @@ class Explained(Struct, frozen=True, kw_only=True, omit_defaults=True):
     alias: str
     decision: Decision
     refusals: Mapping[str, str] = {}
+    trial: str = ""
+    side: str = ""
     outcome: OutcomeRecord | None = None
     feedback: tuple[FeedbackRecord, ...] = ()
 
@@ -67,7 +69,7 @@ class Ledger:
             self.journal.append(record)
         self._keep(
             record.decision.id,
-            Explained(at=record.at, alias=record.alias, decision=record.decision, refusals=record.refusals),
+            explained(record),
         )
 
     def _keep(self, id_: str, known: Explained) -> None:
@@ -104,6 +106,8 @@ class Ledger:
     def _teach(self, known: Explained) -> None:
         """Tell a learner what is known by now. Feedback that came before the end of a stream is told at its end."""
         alias = self._aliases.get(known.alias)
+        if alias is not None and known.side == "candidate":
+            alias = alias.sides.get(known.trial)
         if alias is None or not isinstance(alias.policy, Learner):
             return
         served, outcome, decision = _served(known), _known(known), known.decision
@@ -127,6 +131,23 @@ class Ledger:
         self._teach(newer)
         return record
 
+    def remembered(self, id_: str) -> Explained | None:
+        """A recent decision, or None."""
+        return self._recent.get(id_)
+
+    def alias_of(self, id_: str) -> str:
+        """The alias of a recent decision; "" when its target was called by its own id, or it is no longer remembered."""
+        known = self._recent.get(id_)
+        return "" if known is None else known.alias
+
+    def knows(self, id_: str) -> bool:
+        """Whether this decision is in memory."""
+        return id_ in self._recent
+
+    def recent(self) -> list[Explained]:
+        """The decisions in memory, oldest first."""
+        return list(self._recent.values())
+
     async def explain(self, id_: str) -> Explained:
         """Everything known of one decision, from memory or else from the journal; raises UnknownDecision."""
         known = self._recent.get(id_)
@@ -139,11 +160,23 @@ class Ledger:
         return known
 
 
+def explained(record: DecisionRecord) -> Explained:
+    """A decision of which nothing has come yet."""
+    return Explained(
+        at=record.at,
+        alias=record.alias,
+        decision=record.decision,
+        refusals=record.refusals,
+        trial=record.trial,
+        side=record.side,
+    )
+
+
 def _look_up(journal: Journal, id_: str) -> Explained | None:
     known: Explained | None = None
     for record in find(journal.path, id_):
         if isinstance(record, DecisionRecord):
-            known = Explained(at=record.at, alias=record.alias, decision=record.decision, refusals=record.refusals)
+            known = explained(record)
         elif known is not None and isinstance(record, OutcomeRecord):
             known = msgspec.structs.replace(known, outcome=record)
         elif known is not None and isinstance(record, FeedbackRecord):

@@ -15,7 +15,14 @@ from junctor.gateway.wishes import wishes_of
 from junctor.types import Message, Outcome, Request
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-PART_NEEDS = {"image_url": "vision", "input_image": "vision", "input_audio": "audio", "file": "files"}
+PART_NEEDS = {
+    "image_url": "vision",
+    "input_image": "vision",
+    "input_audio": "audio",
+    "audio_url": "audio",
+    "video_url": "video",
+    "file": "files",
+}
 MOST_CHOICES = 128
 NO_NEEDS: frozenset[str] = frozenset()
 
@@ -186,6 +193,37 @@ def _response_format(name: str, value: Any) -> str:
     return "" if kind == "text" else "json"
 
 
+def _effort(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise RequestError("is not text", field=name, fix='for example "low", or leave it out')
+    return "" if value == "none" else "reasoning"
+
+
+def _switched_on(need: str) -> Check:
+    """A field that is there and not empty, 0 or false calls for this."""
+
+    def check(name: str, value: Any) -> str:
+        del name
+        return need if value else ""
+
+    return check
+
+
+def _object_that_needs(need: str) -> Check:
+    def check(name: str, value: Any) -> str:
+        _object(name, value)
+        return need
+
+    return check
+
+
+def _modalities(name: str, value: Any) -> str:
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise RequestError("is not a list of texts", field=name, fix='for example ["text"]')
+    return "audio_out" if "audio" in value else ""
+
+
+# `seed`, `prediction` and penalties are no needs: they ask for an effort, not for something that an answer must have.
 CHECKS: Mapping[str, Check] = {
     "stream": _flag,
     "stream_options": _object,
@@ -198,7 +236,14 @@ CHECKS: Mapping[str, Check] = {
     "frequency_penalty": _within(-2, 2),
     "presence_penalty": _within(-2, 2),
     "tools": _tools,
+    "functions": _tools,
     "response_format": _response_format,
+    "reasoning_effort": _effort,
+    "logprobs": _switched_on("logprobs"),
+    "top_logprobs": _switched_on("logprobs"),
+    "logit_bias": _switched_on("logit_bias"),
+    "modalities": _modalities,
+    "web_search_options": _object_that_needs("web_search"),
 }
 
 

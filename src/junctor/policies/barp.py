@@ -95,6 +95,11 @@ class BaRP(Learner):
         """The query layer reads the embedding."""
         return frozenset({"embedding"})
 
+    @property
+    def honours(self) -> frozenset[str]:
+        """A quality floor, as the preference that the query layer reads."""
+        return frozenset({"quality_floor"})
+
     def frozen(self) -> BaRP:
         """The same policy without draws: always its most likely target. It shares nothing that is learned later."""
         seen = Seen(KEPT, self._seen.state().arrays["seen"].tolist())

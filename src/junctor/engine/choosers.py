@@ -1,0 +1,138 @@
+"""From the tables [policies] and [aliases] of a configuration to what decides: policies loaded, wrapped, checked.
+
+Whatever does not load or does not fit is an error that says which table is wrong. Nothing is ever replaced by a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from junctor.artefact import load_policy
+from junctor.config import Config
+from junctor.encoders import load_encoder
+from junctor.encoders.base import Encoder
+from junctor.engine.aliases import Alias
+from junctor.engine.sessions import Sessions
+from junctor.engine.sticky import Sticky
+from junctor.engine.trials import Trials
+from junctor.errors import ConfigError, UserError
+from junctor.features import Features
+from junctor.fitting import policy_config
+from junctor.outcomes import OutcomeTable
+from junctor.policy import Policy
+from junctor.sections import AliasSection, PolicySection
+from junctor.types import Catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Chooser:
+    """A policy that is ready to decide, the encoder it needs, and the targets it was fitted on (None: any)."""
+
+    policy: Policy
+    encoder: Encoder | None
+    knows: tuple[str, ...] | None
+
+
+def build_aliases(config: Config, catalogue: Catalogue) -> dict[str, Alias]:
+    """All aliases; raises ConfigError or ArtefactError for the first that cannot be had."""
+    choosers = {name: _chooser(config, name, section, catalogue) for name, section in config.policies.items()}
+    return {name: _alias(name, section, choosers, catalogue) for name, section in config.aliases.items()}
+
+
+def _chooser(config: Config, name: str, section: PolicySection, catalogue: Catalogue) -> Chooser:
+    if section.artefact:
+        return _from_artefact(config, name, section.artefact)
+    return _from_settings(f"policies.{name}", section.use, section.settings, catalogue)
+
+
+def _from_artefact(config: Config, name: str, folder: str) -> Chooser:
+    artefact = load_policy(config.path(folder))
+    try:
+        encoder = load_encoder(artefact.encoder) if artefact.encoder else None
+    except UserError as error:
+        raise ConfigError(
+            f"needs the encoder {artefact.encoder!r}: {error.message}", field=f"policies.{name}.artefact", fix=error.fix
+        ) from error
+    if encoder is not None and artefact.encoder_digest and encoder.digest != artefact.encoder_digest:
+        raise ConfigError(
+            f"was fitted with another version of the encoder {artefact.encoder!r}",
+            field=f"policies.{name}.artefact",
+            fix="fit it again: junctor fit",
+        )
+    return Chooser(artefact.policy, encoder, artefact.targets.ids)
+
+
+def _from_settings(path: str, use: str, settings: Mapping[str, Any], catalogue: Catalogue) -> Chooser:
+    """A policy that learns nothing: it is fitted on a table without rows."""
+    nothing = OutcomeTable(texts=[], targets=catalogue, quality=np.empty((0, len(catalogue))))
+    try:
+        made = policy_config(use, dict(settings))
+        if "embedding" in made.needs:
+            raise ConfigError("learns from outcomes", field="use", fix="fit it (junctor fit) and name its folder: artefact = …")
+        policy = made.fit(nothing, Features([]), np.random.default_rng(0))
+    except UserError as error:
+        raise ConfigError(error.message, field=f"{path}.{error.field}" if error.field else path, fix=error.fix) from error
+    return Chooser(policy, None, None)
+
+
+def _alias(name: str, section: AliasSection, choosers: Mapping[str, Chooser], catalogue: Catalogue) -> Alias:
+    path = f"aliases.{name}"
+    chooser = choosers[section.policy]
+    sessions = None if section.sticky is None else _sessions(section, path)
+    sides = {
+        trial.name: Alias(
+            name=f"{name}~{trial.name}",
+            policy=_wrapped(choosers[trial.policy].policy, sessions if trial.share else None),
+            targets=_targets(section, choosers[trial.policy], catalogue, f"{path}.trials[{place}].policy"),
+            encoder=choosers[trial.policy].encoder,
+            default=section.default,
+            sessions=sessions if trial.share else None,
+        )
+        for place, trial in enumerate(section.trials)
+    }
+    return Alias(
+        name=name,
+        policy=_wrapped(chooser.policy, sessions),
+        targets=_targets(section, chooser, catalogue, path),
+        encoder=chooser.encoder,
+        default=section.default,
+        hedge=section.hedge,
+        trials=Trials(name, section.trials, sessions) if section.trials else None,
+        sides=sides,
+        sessions=sessions,
+    )
+
+
+def _wrapped(policy: Policy, sessions: Sessions | None) -> Policy:
+    return policy if sessions is None else Sticky(policy, sessions)
+
+
+def _sessions(section: AliasSection, path: str) -> Sessions:
+    sticky = section.sticky
+    assert sticky is not None
+    for name, least in (("ttl_s", 1e-9), ("margin", 0.0), ("most", 1)):
+        if not least <= getattr(sticky, name) < float("inf"):
+            raise ConfigError("is too small", field=f"{path}.sticky.{name}", fix="leave it out for the default")
+    if not sticky.by:
+        raise ConfigError("is empty", field=f"{path}.sticky.by", fix='for example "conversation"')
+    return Sessions(sticky)
+
+
+def _targets(section: AliasSection, chooser: Chooser, catalogue: Catalogue, path: str) -> Catalogue:
+    """The targets that a policy may use here: those that are named, else all that it knows. A named one is never dropped."""
+    if chooser.knows is None:
+        return catalogue.only(section.targets) if section.targets else catalogue
+    known = ", ".join(chooser.knows)
+    strange = [id_ for id_ in section.targets if id_ not in chooser.knows]
+    if strange:
+        raise ConfigError(
+            f"names {strange[0]!r}, which its policy was not fitted on", field=path, fix=f"leave it out; it knows: {known}"
+        )
+    found = catalogue.only(section.targets or chooser.knows)
+    if not len(found):
+        raise ConfigError("none of its targets is known to its policy", field=path, fix=f"the policy was fitted on: {known}")
+    return found

@@ -1,0 +1,105 @@
+"""A policy that knows what a switch breaks: between an alias and the policy that it is configured with.
+
+A policy that trades cost is told what leaving the session's target would cost (`Request.switch`) and chooses with that in mind.
+Any other one is overruled: the session stays where it is while its target can take the request.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import msgspec
+import numpy as np
+
+from junctor.engine.sessions import Session, Sessions, saved_usd
+from junctor.engine.wrapped import Wrapped
+from junctor.errors import NoTarget
+from junctor.policy import Policy
+from junctor.types import Call, Catalogue, Decision, Fallback, Ranked, Request, Switch, looks_at_answers, plan_targets
+
+REMEMBERED = 1024
+
+
+class Sticky(Wrapped):
+    """Decides as `inner` does, but for sessions that somebody serves already."""
+
+    def __init__(self, inner: Policy, sessions: Sessions) -> None:
+        super().__init__(inner)
+        self.sessions = sessions
+        self._alone: OrderedDict[tuple[int, str], tuple[Catalogue, Catalogue]] = OrderedDict()
+
+    def decide(self, request: Request, targets: Catalogue, rng: np.random.Generator) -> Decision:
+        """The choice, with what became of the session in its reasons. Raises what `inner` raises."""
+        key = self.sessions.key(request)
+        known = self.sessions.find(key)
+        if key is not None:
+            self.sessions.await_end(request.id, key, request)
+        if known is None:
+            return self.inner.decide(request, targets, rng)
+        if targets.position(known.target) is None:
+            decision = self.inner.decide(request, targets, rng)
+            return _said(decision, f"{known.target} served this session so far, but cannot take this request")
+        if "switch" in self.inner.honours:
+            return self._traded(request, targets, rng, known)
+        return self._held(request, targets, rng, known)
+
+    def _traded(self, request: Request, targets: Catalogue, rng: np.random.Generator, known: Session) -> Decision:
+        """The policy weighs the switch itself; `margin` comes on top."""
+        tokens = self.sessions.cached_tokens(known, request)
+        extra = saved_usd(targets.get(known.target), tokens)
+        if extra > 0:
+            request = msgspec.structs.replace(request, switch=Switch(known.target, extra))
+        decision = self.inner.decide(request, targets, rng)
+        worth = f"about {tokens:.0f} tokens of this session are in its cache, a switch costs ${extra:.3g}"
+        if decision.target == known.target:
+            return _said(decision, f"{known.target} served this session so far: {worth}")
+        if self.sessions.margin > 0:
+            scores = {row.target: row.score for row in decision.ranked}
+            if scores[decision.target] - scores.get(known.target, float("-inf")) <= self.sessions.margin:
+                why = f"stays with {known.target}: {decision.target} is better by no more than {self.sessions.margin:g}"
+                return self._kept(request, targets, rng, known, decision, why)
+        return _said(decision, f"leaves {known.target}, which served this session so far, although {worth}")
+
+    def _held(self, request: Request, targets: Catalogue, rng: np.random.Generator, known: Session) -> Decision:
+        """The policy trades nothing: the session stays."""
+        decision = self.inner.decide(request, targets, rng)
+        if decision.target == known.target or looks_at_answers(decision.plan):
+            return decision
+        why = f"stays with {known.target}, which has served this session so far and has its prompt in its cache"
+        return self._kept(request, targets, rng, known, decision, why)
+
+    def _kept(
+        self, request: Request, targets: Catalogue, rng: np.random.Generator, known: Session, first: Decision, why: str
+    ) -> Decision:
+        """What the policy says of the session's target alone, those that it would rather have standing by."""
+        try:
+            alone = self.inner.decide(request, self._only(targets, known.target), rng)
+        except NoTarget:
+            return _said(first, f"{known.target} served this session so far, but cannot take this request")
+        others = tuple(id_ for id_ in plan_targets(first.plan) if id_ != known.target)
+        rows: tuple[Ranked, ...] = tuple(row for row in first.ranked if row.target != known.target)
+        return msgspec.structs.replace(
+            alone,
+            plan=Fallback((Call(known.target), *map(Call, others))) if others else Call(known.target),
+            ranked=(*alone.ranked[:1], *rows),
+            reasons=(why, *alone.reasons[:1]),
+        )
+
+    def _only(self, targets: Catalogue, id_: str) -> Catalogue:
+        """One target alone: always the same object, because policies keep what they know of a catalogue by its identity."""
+        place = id(targets), id_
+        found = self._alone.get(place)
+        if found is None:
+            found = self._alone[place] = targets, targets.only([id_])
+            if len(self._alone) > REMEMBERED:
+                self._alone.popitem(last=False)
+        return found[1]
+
+    def deployment_of(self, request: Request, target: str) -> str:
+        """Which deployment of a target served the request's session last; "" when another one did, or nobody knows."""
+        known = self.sessions.find(self.sessions.key(request))
+        return known.deployment if known is not None and known.target == target else ""
+
+
+def _said(decision: Decision, why: str) -> Decision:
+    return msgspec.structs.replace(decision, reasons=(*decision.reasons, why))
