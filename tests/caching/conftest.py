@@ -16,7 +16,7 @@ from junctor.policies.fixed import Fixed
 from junctor.providers import answers
 from junctor.providers.base import Provider, Reply, StreamReply, Usage
 from junctor.service import Service
-from junctor.tenancy.contracts import Principal
+from junctor.tenancy.contracts import ANYONE, Principal
 from junctor.types import Catalogue, Message, Price, Request, Target
 
 USAGE = Usage(input_tokens=10, output_tokens=5)
@@ -79,17 +79,17 @@ class World:
         aliases = {name: Alias(name=name, policy=policy, targets=targets) for name in ("auto", "other")}
         self.engine = Engine(targets, {"p": self.provider}, aliases, None, **more)
         self.cache = cache or ExactCache(Store(100, 1.0, 60.0))
-        self.service = Service(self.engine, caches={name: self.cache for name in aliases})
+        self.service = Service(self.engine, caches=dict.fromkeys(aliases, self.cache))
 
-    async def ask(self, text: str = "ping", model: str = "auto", who: Principal = Principal(), **more: Any) -> str:
+    async def ask(self, text: str = "ping", model: str = "auto", who: Principal = ANYONE, **more: Any) -> str:
         answer = await self.answer(text, model, who, **more)
         return answers.content_text(_message(answer.reply.body)["content"])
 
-    async def answer(self, text: str = "ping", model: str = "auto", who: Principal = Principal(), **more: Any) -> Any:
+    async def answer(self, text: str = "ping", model: str = "auto", who: Principal = ANYONE, **more: Any) -> Any:
         fresh = more.pop("fresh", False)
         return await self.service.complete(request_of(text, **more), model, who, fresh=fresh)
 
-    async def stream(self, text: str = "ping", model: str = "auto", who: Principal = Principal(), **more: Any) -> bytes:
+    async def stream(self, text: str = "ping", model: str = "auto", who: Principal = ANYONE, **more: Any) -> bytes:
         out = b""
         async with await self.service.stream(request_of(text, **more), model, who) as answer:
             async for events in answer:

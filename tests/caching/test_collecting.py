@@ -26,7 +26,9 @@ class Told(StreamReply):
 
 
 def events(*choices: Any, done: bool = True, **more: Any) -> bytes:
-    chunks = [{"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [c], **more} for c in choices]
+    chunks = [
+        {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [c], **more} for c in choices
+    ]
     return b"".join(b"data: " + json.dumps(c).encode() + b"\n\n" for c in chunks) + (b"data: [DONE]\n\n" if done else b"")
 
 
@@ -54,7 +56,8 @@ def test_text_tool_calls_logprobs_and_usage() -> None:
     )
     body = json.loads(found.body)
     choice = body["choices"][0]
-    assert body["object"] == "chat.completion" and (body["id"], body["model"]) == ("c", "m")
+    assert body["object"] == "chat.completion"
+    assert (body["id"], body["model"]) == ("c", "m")
     assert choice["message"] == {
         "role": "assistant",
         "content": "pong",

@@ -31,7 +31,8 @@ async def test_a_hit_costs_nothing_is_journalled_and_says_what_it_is(world: Worl
     assert answer.run.context.notes == {"cache": "exact"}
     known = await world.engine.explain(answer.decision.id)
     assert (known.decision.policy, known.decision.target, known.outcome.target) == ("cache", "t0", "t0")
-    assert known.outcome.outcome.cost_usd == 0.0 and known.outcome.attempts == ()
+    assert known.outcome.outcome.cost_usd == 0.0
+    assert known.outcome.attempts == ()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,8 @@ async def test_a_stream_is_kept_for_whole_requests_and_for_streams(world: World)
     assert await world.ask() == "answer 1"
     again = await world.stream(stream=True)
     assert world.provider.calls == 1
-    assert again.endswith(b"data: [DONE]\n\n") and _text(again) == _text(first) == "answer 1"
+    assert again.endswith(b"data: [DONE]\n\n")
+    assert _text(again) == _text(first) == "answer 1"
     assert b'"usage":null' not in again
 
 
@@ -136,7 +138,8 @@ async def test_a_whole_reply_is_kept_for_streams_with_its_usage(world: World) ->
     await world.ask()
     events = await world.stream(stream=True, stream_options={"include_usage": True})
     chunks = [json.loads(line[6:]) for line in events.split(b"\n\n") if line.startswith(b"data: {")]
-    assert chunks[-1]["usage"]["total_tokens"] == 15 and chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["total_tokens"] == 15
+    assert chunks[-1]["choices"] == []
     assert world.provider.calls == 1
 
 
@@ -146,7 +149,9 @@ async def test_a_streamed_hit_is_in_the_books(world: World) -> None:
     async with answer:
         assert [events async for events in answer]
     known = await world.engine.explain(answer.decision.id)
-    assert known.decision.policy == "cache" and known.outcome.outcome.cost_usd == 0.0 and not known.outcome.error
+    assert known.decision.policy == "cache"
+    assert known.outcome.outcome.cost_usd == 0.0
+    assert not known.outcome.error
 
 
 async def test_a_broken_stream_is_never_kept(world: World) -> None:
@@ -181,7 +186,8 @@ def test_no_more_bytes_than_allowed() -> None:
     for i in range(50):
         assert put(store, b"%d" % i, 1000)
         assert store.bytes <= 10_000
-    assert 1 <= len(store) <= 10 and store.get(b"49", "exact") is not None
+    assert 1 <= len(store) <= 10
+    assert store.get(b"49", "exact") is not None
     assert not put(store, b"huge", 3000)
 
 
@@ -192,7 +198,8 @@ def test_no_older_than_allowed() -> None:
     now[0] = 59.9
     assert store.get(b"a", "exact") is not None
     now[0] = 60.0
-    assert store.get(b"a", "exact") is None and store.bytes == 0
+    assert store.get(b"a", "exact") is None
+    assert store.bytes == 0
 
 
 def test_headers_that_decline() -> None:

@@ -29,13 +29,16 @@ async def test_a_hit_says_so_and_costs_nothing(gateway, upstream, tmp_path) -> N
     served = await caching(gateway, [up], tmp_path)
     first, second = await served.chat(), await served.chat()
     assert [r.headers["x-junctor-cache"] for r in (first, second)] == ["miss", "exact"]
-    assert second.headers["x-junctor-policy"] == "cache" and second.headers["x-junctor-target"] == "t0"
-    assert second.headers["x-junctor-cost-usd"] == "0" and second.headers["x-junctor-attempts"] == "0"
+    assert second.headers["x-junctor-policy"] == "cache"
+    assert second.headers["x-junctor-target"] == "t0"
+    assert second.headers["x-junctor-cost-usd"] == "0"
+    assert second.headers["x-junctor-attempts"] == "0"
     assert await first.json() == await second.json() == BODY
     assert len(up.bodies) == 1
     kinds = [record.__struct_config__.tag for record in served.records()]
     assert kinds == ["decision", "outcome"] * 2
-    assert served.records()[2].decision.policy == "cache" and served.records()[3].outcome.cost_usd == 0.0
+    assert served.records()[2].decision.policy == "cache"
+    assert served.records()[3].outcome.cost_usd == 0.0
 
 
 @pytest.mark.parametrize("headers", [{"cache-control": "no-store"}, {"x-junctor-cache": "off"}])
@@ -52,7 +55,8 @@ async def test_a_caller_can_decline(gateway, upstream, tmp_path, headers) -> Non
 async def test_a_wrong_word_about_the_cache_is_the_callers_mistake(gateway, upstream, tmp_path) -> None:
     served = await caching(gateway, [await upstream()], tmp_path)
     reply = await served.chat(headers={"x-junctor-cache": "please"})
-    assert reply.status == 400 and (await reply.json())["error"]["param"] == "x-junctor-cache"
+    assert reply.status == 400
+    assert (await reply.json())["error"]["param"] == "x-junctor-cache"
 
 
 async def test_streams_fill_and_use_it(gateway, upstream, tmp_path) -> None:
@@ -64,10 +68,12 @@ async def test_streams_fill_and_use_it(gateway, upstream, tmp_path) -> None:
     again = await second.text()
     third = await served.chat()
     assert [r.headers["x-junctor-cache"] for r in (first, second, third)] == ["miss", "exact", "exact"]
-    assert said(text) == said(again) == "pong" and again.endswith("data: [DONE]\n\n")
+    assert said(text) == said(again) == "pong"
+    assert again.endswith("data: [DONE]\n\n")
     assert '"total_tokens":15' in again
     body = await third.json()
-    assert body["choices"][0]["message"] == {"role": "assistant", "content": "pong"} and body["usage"] == BODY["usage"]
+    assert body["choices"][0]["message"] == {"role": "assistant", "content": "pong"}
+    assert body["usage"] == BODY["usage"]
     assert len(up.bodies) == 1
 
 
@@ -139,8 +145,6 @@ def test_a_bound_that_bounds_nothing_is_refused(tmp_path, key) -> None:
     config = parse_config({**CONFIG, "caches": {"c": {key: 0}}}, tmp_path)
     with pytest.raises(ConfigError, match=f"caches.c.{key}"):
         build_caches(config)
-
-
 
 
 def test_the_service_of_a_configuration_has_it(tmp_path) -> None:

@@ -25,21 +25,14 @@ _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|`[^`]*`|«[^»]*»")
 _NAME = re.compile(r"(?<=[^\s.!?:;\"“(\[])\s+([A-Z][\w’'-]*)|\b([A-Z]{2,}\w*)\b|\b(\w*[a-z][A-Z]\w*)\b")
 _LIGHT = frozenset(("a", "an", "the", "is", "are", "am", "be", "do", "does", "to", "of", "for", "at", "s", "really", "just"))
 _MARKS = frozenset(".,;:!?\"'’“”()[]…-–—")
-_TELLING = frozenset(
-    # negation
-    ("not", "no", "never", "none", "nothing", "nobody", "without", "except", "neither", "nor", "cannot", "unless", "stop")
-    # direction and order
-    + ("from", "to", "into", "on", "off", "up", "down", "in", "out", "before", "after", "over", "under", "above", "below")
-    + ("first", "last", "next", "previous", "left", "right", "until", "since", "between", "by")
-    # comparison and amount
-    + ("more", "less", "most", "least", "than", "highest", "lowest", "best", "worst", "all", "only", "every", "any", "both")
-    # who asks whom, what is asked, when
-    + ("who", "whom", "whose", "what", "when", "where", "why", "which", "how", "my", "your", "his", "her", "their", "our")
-    + ("did", "was", "were", "had", "will", "today", "tomorrow", "yesterday", "tonight", "now", "later")
-    # days and small numbers in words
-    + ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-    + ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "half", "twice", "dozen")
-)
+_NEGATIONS = "not no never none nothing nobody without except neither nor cannot unless stop"
+_DIRECTIONS = "from to into on off up down in out before after over under above below until since between by"
+_ORDER = "first last next previous left right more less most least than highest lowest best worst all only every any both"
+_WHO_AND_WHAT = "who whom whose what when where why which how my your his her their our"
+_WHEN = "did was were had will today tomorrow yesterday tonight now later"
+_DAYS = "monday tuesday wednesday thursday friday saturday sunday"
+_NUMBERS = "zero one two three four five six seven eight nine ten half twice dozen"
+_TELLING = frozenset(f"{_NEGATIONS} {_DIRECTIONS} {_ORDER} {_WHO_AND_WHAT} {_WHEN} {_DAYS} {_NUMBERS}".split())
 
 
 def _plain(word: str) -> str:
@@ -55,9 +48,8 @@ def words(text: str) -> tuple[str, ...]:
     found: list[str] = [*_QUOTED.findall(text), "|"]
     lowered = text.lower().replace("’", "'")
     asks = _POLITE.sub(" ", lowered)
-    for word in _WORD.findall(asks if asks.strip(" ?!.,") else lowered):
-        if word not in _LIGHT and word not in _MARKS:
-            found.append(_plain(word))
+    said = _WORD.findall(asks if asks.strip(" ?!.,") else lowered)
+    found += [_plain(word) for word in said if word not in _LIGHT and word not in _MARKS]
     return tuple(found)
 
 

@@ -11,12 +11,12 @@ from junctor.encoders import load_encoder
 from junctor.errors import ConfigError
 from junctor.sections import CacheSection
 
-THRESHOLDS = {"words": 0.87, "facts": 0.95}
+THRESHOLDS = {"words": 0.81, "facts": 0.95}
 """Chosen on validation data (docs/gateway/cache.md)."""
 
 
 def build_caches(config: Config) -> dict[str, ReplyCache]:
-    """alias -> its cache. Aliases that name the same table share its bounds, never its entries. Raises ConfigError."""
+    """Alias -> its cache. Aliases that name the same table share its bounds, never its entries. Raises ConfigError."""
     made: dict[str, ReplyCache] = {}
     for name, section in config.caches.items():
         _check(name, section)
@@ -48,5 +48,5 @@ def _check(name: str, section: CacheSection) -> None:
             raise ConfigError("is not above 0", field=f"caches.{name}.{field}", fix="leave it out for the default")
     if section.threshold is not None and not 0 < section.threshold <= 1:
         raise ConfigError("is not a cosine above 0", field=f"caches.{name}.threshold", fix="leave it out for the default")
-    if not 0 <= section.most_temperature:
+    if not section.most_temperature >= 0:
         raise ConfigError("is below 0", field=f"caches.{name}.most_temperature", fix="use 0 to 2")

@@ -48,16 +48,14 @@ class Slot:
         return None
 
     def drop(self, *, gone: bool = False) -> None:
-        """There will be no reply. Those who wait for it ask for themselves; when only the caller is `gone`, one for the others."""
+        """No reply comes. Those who wait for one ask for themselves; when only the caller is `gone`, one of them for all."""
 
 
 class ReplyCache(ABC):
     """One cache of one alias."""
 
     @abstractmethod
-    def find(
-        self, request: Request, model: str, owner: Owner, *, stream: bool
-    ) -> Hit | Slot | Awaitable[Hit | Slot] | None:
+    def find(self, request: Request, model: str, owner: Owner, *, stream: bool) -> Hit | Slot | Awaitable[Hit | Slot] | None:
         """A reply, or the place to keep one; None when this request is not to be cached. `owner` isolates.
 
         An awaitable where another call for the same is under way; it may be cancelled at any time.

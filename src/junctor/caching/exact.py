@@ -26,9 +26,7 @@ class ExactCache(ReplyCache):
         self.most_temperature = most_temperature
         self.flights = Flights() if coalesce else None
 
-    def find(
-        self, request: Request, model: str, owner: Owner, *, stream: bool
-    ) -> Hit | Slot | Awaitable[Hit | Slot] | None:
+    def find(self, request: Request, model: str, owner: Owner, *, stream: bool) -> Hit | Slot | Awaitable[Hit | Slot] | None:
         """A hit, the wait for the call that will be one, or a place."""
         if not cacheable(request, self.most_temperature):
             return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from junctor.caching.contracts import Hit, Slot
 from junctor.caching.collecting import Collector
+from junctor.caching.contracts import Hit, Slot
 from junctor.caching.store import Store, ended_well
 from junctor.engine.run import EventFilter
 from junctor.providers.base import Reply, StreamReply
@@ -88,7 +88,7 @@ class Flights:
         return self._under_way.get(key)
 
     def take_off(self, slot: KeptSlot) -> None:
-        """This one asks from now on."""
+        """Who asks from now on."""
         self._under_way[slot.key] = slot
 
     def landed(self, slot: KeptSlot) -> None:

@@ -1,8 +1,8 @@
 """What determines an answer: two requests with one key are the same question of the same caller's.
 
 Everything that is sent upstream counts, in any order of its fields, but for what changes no word of an answer: whether it is
-streamed, whose end user asks, labels. The alias, the owner and what the caller wants of the choice (a least quality, a weight of
-cost) count too; a budget and a deadline do not: a kept answer costs nothing and is there at once.
+streamed, whose end user asks, labels. The alias, the owner and what the caller wants of the choice (a least quality, a weight
+of cost) count too; a budget and a deadline do not: a kept answer costs nothing and is there at once.
 """
 
 from __future__ import annotations

@@ -93,9 +93,9 @@ class Vectors:
 
     def _near(self, vector: NDArray[np.float32], least: float, used: int) -> NDArray[np.intp]:
         assert self._bits is not None
-        differ = np.zeros(used, np.uint8 if WORD * len(self._bits) < 256 else np.uint16)
+        differ: NDArray[np.uint16] = np.zeros(used, np.uint16)
         for ours, theirs in zip(signs(vector), self._bits, strict=True):
-            differ += np.bitwise_count(theirs[:used] ^ ours)
+            np.add(differ, np.bitwise_count(theirs[:used] ^ ours), out=differ)
         return np.flatnonzero(differ <= most_different(least, WORD * len(self._bits)))
 
 

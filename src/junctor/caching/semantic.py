@@ -1,13 +1,16 @@
 """The semantic cache: a question in other words gets the same answer, where everything else is the same.
 
-Everything else: the owner, the alias, all settings and tools, and every turn but the last user turn are compared exactly. Of the
-last user turn, what its vector does not see must agree (`agreement`), and its vector must be near.
+Everything else: the owner, the alias, all settings and tools, and every turn but the last user turn are compared exactly. Of
+the last user turn, what its vector does not see must agree (`agreement`), and its vector must be near.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from junctor.caching.agreement import SIGNATURES, Agreement
 from junctor.caching.contracts import Hit, Owner, ReplyCache, Slot
@@ -21,10 +24,11 @@ from junctor.features import Features
 from junctor.providers import answers
 from junctor.types import Request
 
+Vector = NDArray[np.float32]
 SEMANTIC = "semantic"
 MOST_CHARS = 1000
 """A longer turn is matched exactly only: of many words a vector hardly shows one that differs."""
-GROUP_BYTES = 900
+GROUP_BYTES = 750
 
 
 class SemanticCache(ReplyCache):
@@ -80,7 +84,9 @@ class SemanticCache(ReplyCache):
                 return found
         return self._indexed(self.exact.place(key, stream), request, text, group, vector)
 
-    def _indexed(self, place: Any, request: Request, text: str, group: bytes, vector: Any) -> Any:
+    def _indexed(
+        self, place: Slot | Awaitable[Hit | Slot], request: Request, text: str, group: bytes, vector: Vector
+    ) -> Slot | Awaitable[Hit | Slot]:
         """A place whose reply will be found by meaning."""
         if isinstance(place, KeptSlot):
             place.kept = lambda key: self._add(group, key, vector)
@@ -91,7 +97,7 @@ class SemanticCache(ReplyCache):
                 place.encoder = self.encoder
         return place
 
-    def _add(self, group: bytes, key: bytes, vector: Any) -> None:
+    def _add(self, group: bytes, key: bytes, vector: Vector) -> None:
         vectors = self._groups.get(group)
         if vectors is None:
             vectors = self._groups[group] = Vectors(self.encoder.dim)

@@ -11,7 +11,7 @@ from msgspec import Struct
 from junctor.caching.contracts import Hit
 from junctor.providers.base import Reply
 
-OVERHEAD_BYTES = 400
+OVERHEAD_BYTES = 470
 """What an entry takes beside its body: key, structs and places in tables, measured with 10,000 entries."""
 LARGEST_SHARE = 0.25
 ENDED_WELL = frozenset(("stop", "tool_calls"))
