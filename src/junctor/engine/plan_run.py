@@ -97,11 +97,7 @@ class PlanRun(Run):
             raise
 
     def _billed(self, outcome: Outcome) -> Outcome:
-        return msgspec.structs.replace(outcome, cost_usd=self._spent_usd(), latency_s=self.elapsed_s())
-
-    def _spent_usd(self) -> float | None:
-        costs = [a.outcome.cost_usd for a in self.attempts if a.outcome.cost_usd is not None]
-        return sum(costs) if costs else None
+        return msgspec.structs.replace(outcome, cost_usd=self.spent_usd(), latency_s=self.elapsed_s())
 
     async def _take(self, plan: Plan, place: Place) -> Taken:
         if isinstance(plan, Call):
@@ -173,11 +169,11 @@ class PlanRun(Run):
             stage=stage[0],
             stages=stage[1],
             chosen=chosen,
-            spent_usd=self._spent_usd() or 0.0,
+            spent_usd=self.spent_usd() or 0.0,
         )
         try:
             checks = await self._checked(rule.questions(trace), place)
-            spent = self._spent_usd() or 0.0
+            spent = self.spent_usd() or 0.0
             return rule.judge(msgspec.structs.replace(trace, checks=checks, spent_usd=spent))
         except JunctorError:
             raise
@@ -206,7 +202,7 @@ class PlanRun(Run):
             answers=given,
             asked=len(parts),
             before=place.before,
-            spent_usd=self._spent_usd() or 0.0,
+            spent_usd=self.spent_usd() or 0.0,
         )
         choice = _chosen(maker, trace)
         won = self._taken[choice.given.place]
@@ -226,19 +222,16 @@ class PlanRun(Run):
         if target is None:
             raise UpstreamError("is in the plan, but not among the targets", target=id_)
         promised = self._allowed(target, place, request or self.request)
-        started = self.elapsed_s()
         self._asked = True
+        needed = place.last and place.needed
         try:
-            reply = await self._attempt(_ask(request), target, self._limit_s(target, place.last))
-        except (JunctorError, asyncio.CancelledError) as error:
-            self._failed(target, started, error)
-            self._mark(place)
-            raise
+            won = await self._in_turn(_ask(request), (id_,), last=place.last, role=place.role, again=needed)
         finally:
             self._promised -= promised
+        reply, site, started, _ = won
+        target = site.target
         outcome = outcome_of(reply, target, self.elapsed_s() - started)
-        self._answered(target, started, outcome)
-        self._mark(place)
+        self._answered(site, started, outcome, role=place.role)
         number = len(self._taken)
         text = text_of(reply.body)
         given = Given(target=id_, text=text, cost_usd=outcome.cost_usd, finished=reply.finish_reason, place=number)
@@ -254,7 +247,7 @@ class PlanRun(Run):
         if budget is None:
             return 0.0
         cost = expected_cost_usd(target, Demand.of(request)) or 0.0
-        left = budget - (self._spent_usd() or 0.0) - self._promised
+        left = budget - (self.spent_usd() or 0.0) - self._promised
         if self._asked and cost > left:
             raise self._left_out(target, place, f"costs about {cost:.6f} USD, {max(0.0, left):.6f} are left of the budget")
         self._promised += cost
@@ -264,15 +257,14 @@ class PlanRun(Run):
         self._note(f"{place.role or 'call'}: {target.id} {why}")
         return LeftOut(why, target=target.id)
 
-    def _mark(self, place: Place) -> None:
-        """Say of the attempt that was just recorded what it was for."""
-        self.attempts[-1] = msgspec.structs.replace(self.attempts[-1], role=place.role)
-
     def _note(self, step: str) -> None:
         self.steps.append(step)
 
     def _late(self) -> bool:
         return self.left_s() <= CLOCK_GRAIN_S
+
+    def _out_of_time(self, failure: UpstreamError) -> JunctorError:
+        return failure  # the plan decides what follows: there may be an answer already
 
     def _too_late(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"no answer within {self.deadline_s:g} s", fix="allow more time, or a faster target")

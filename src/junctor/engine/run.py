@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+import msgspec
+
 from junctor.engine.context import CallContext
+from junctor.engine.deployments import Pool, Site
 from junctor.engine.eager import Ready, start
 from junctor.engine.health import Health
+from junctor.engine.hedging import LOST, Hedge, Race, Won
+from junctor.engine.retrying import NO_RETRIES, Retries, Turns
 from junctor.errors import DeadlineExceeded, JunctorError, UpstreamBroken, UpstreamError, UpstreamTimeout
 from junctor.providers.base import Provider, Reply, StreamReply, Usage
 from junctor.types import Attempt, Catalogue, Decision, Outcome, Ranked, Request, Target, plan_targets
@@ -21,6 +27,8 @@ SHARE_WHILE_OTHERS_WAIT = 0.5
 CANCELLED = "cancelled"
 NOTHING_KNOWN = Outcome()
 CLOCK_GRAIN_S = 0.002
+CHARS_PER_TOKEN = 4
+EVENT_END = b"\n\n"
 
 
 class Books(Protocol):
@@ -44,7 +52,8 @@ class Run:
     """One decided request on its way through its plan.
 
     `deadline_s` counts from `arrived`. An attempt after which others wait gets at most half of what is left, so that one
-    stalled upstream cannot use up the time of its fallbacks; every attempt is also bounded by its target's `timeout_s`.
+    stalled upstream cannot use up the time of its fallbacks; every attempt is also bounded by its target's `timeout_s`. When
+    nobody is left, `retries` says whether and when somebody is asked again. `hedge` may ask two at a time.
     """
 
     __slots__ = (
@@ -52,13 +61,17 @@ class Run:
         "attempts",
         "books",
         "catalogue",
+        "chance",
         "clock",
         "context",
         "deadline_s",
         "decision",
         "health",
-        "providers",
+        "hedge",
+        "pools",
         "request",
+        "retries",
+        "sent_tokens",
         "settled",
     )
     steps: Sequence[str] = ()
@@ -70,26 +83,34 @@ class Run:
         decision: Decision,
         *,
         catalogue: Catalogue,
-        providers: Mapping[str, Provider],
+        pools: Mapping[str, Pool],
         health: Health,
         books: Books,
         arrived: float,
         deadline_s: float,
         clock: Callable[[], float] = time.monotonic,
         context: CallContext | None = None,
+        retries: Retries = NO_RETRIES,
+        hedge: Hedge | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self.request = request
         self.decision = decision
         self.context = context
         self.catalogue = catalogue
-        self.providers = providers
+        self.pools = pools
         self.health = health
         self.books = books
         self.arrived = arrived
         self.deadline_s = deadline_s
         self.clock = clock
+        self.retries = retries
+        self.hedge = hedge
+        self.chance = chance
         self.attempts: list[Attempt] = []
         self.settled = False
+        self.sent_tokens = 0
+        """About how many tokens came back: for the books, where the upstream does not say."""
 
     def elapsed_s(self) -> float:
         """Seconds since the request arrived."""
@@ -105,23 +126,35 @@ class Run:
         `ask` says what is asked of each provider: a chat completion, or `ask_embeddings`, `ask_moderation`.
         """
         try:
-            reply, target, started = await self._in_turn(ask or _ask_whole)
+            reply, site, started, role = await self._in_turn(ask or _ask_whole, plan_targets(self.decision.plan))
         except BaseException as error:
             self.close(error)
             raise
-        outcome = outcome_of(reply, target, self.elapsed_s() - started)
-        self._answered(target, started, outcome)
-        self.settle(target.id, outcome)
-        return Answer(reply, self, target, outcome)
+        outcome = outcome_of(reply, site.target, self.elapsed_s() - started)
+        if outcome.output_tokens is None:
+            self.sent_tokens = len(reply.body) // CHARS_PER_TOKEN
+        self._answered(site, started, outcome, role=role)
+        self.settle(site.target.id, outcome)
+        return Answer(reply, self, site.target, outcome if len(self.attempts) == 1 else self._with_total(outcome))
 
     async def stream(self) -> StreamAnswer:
         """Run the plan to its first event; raises like `complete`."""
         try:
-            reply, target, started = await self._in_turn(_ask_stream)
+            reply, site, started, role = await self._in_turn(_ask_stream, plan_targets(self.decision.plan))
         except BaseException as error:
             self.close(error)
             raise
-        return StreamAnswer(reply, self, target, started, self.elapsed_s())
+        begun = self.elapsed_s()
+        self.health.began(site.vital, begun - started)
+        return StreamAnswer(reply, self, site.target, started, begun, site=site, role=role)
+
+    def spent_usd(self) -> float | None:
+        """What all calls so far cost; None when that is known of none."""
+        costs = [a.outcome.cost_usd for a in self.attempts if a.outcome.cost_usd is not None]
+        return sum(costs) if costs else None
+
+    def _with_total(self, outcome: Outcome) -> Outcome:
+        return msgspec.structs.replace(outcome, cost_usd=self.spent_usd())
 
     def given(self, reply: Reply) -> Answer:
         """Answer with a reply that is there already, and cost nothing: nobody is called."""
@@ -137,36 +170,81 @@ class Run:
     def _decided_target(self) -> Target:
         return self.catalogue.get(self.decision.target) or Target(id=self.decision.target)
 
-    async def _in_turn(self, ask: Ask[T]) -> tuple[T, Target, float]:
-        """The first answer, who gave it and when it was asked. Only a retryable failure moves on to the next target."""
-        waiting = plan_targets(self.decision.plan)
-        for place, id_ in enumerate(waiting, 1):
-            target = self.catalogue.get(id_)
-            if target is None:
-                raise UpstreamError("is in the plan, but not among the targets", target=id_)
-            last = place == len(waiting)
-            started = self.elapsed_s()
+    async def _in_turn(
+        self, ask: Ask[T], ids: Sequence[str], *, last: bool = True, role: str = "", again: bool = True
+    ) -> Won[T]:
+        """The first answer of these targets. Only a retryable failure moves on: to another deployment, the next target, a retry.
+
+        `last`: nothing waits for its turn after these; `again`: they may be tried again.
+        """
+        turns = Turns(ids, self.pools, self.request, self.health)
+        site = turns.next()
+        if site is None:
+            raise UpstreamError("none of its deployments can take this", target=ids[-1] if ids else "")
+        while True:
             try:
-                return await self._attempt(ask, target, self._limit_s(target, last)), target, started
-            except (JunctorError, asyncio.CancelledError) as error:
-                self._failed(target, started, error)
-                if not (isinstance(error, UpstreamError) and error.retryable):
+                if self.hedge is not None and turns.asked == 1:
+                    return await self._raced(ask, site, turns, self.hedge)
+                return await self._try(ask, site, last and turns.last(), role)
+            except UpstreamError as error:
+                if not turns.goes_on(site, error):
                     raise
-                if self.left_s() <= CLOCK_GRAIN_S:
-                    break
-                if last:
-                    raise
-        raise DeadlineExceeded(f"no answer within {self.deadline_s:g} s", fix="allow more time, or a faster target")
+                failure = error
+            if self.left_s() <= CLOCK_GRAIN_S:
+                raise self._out_of_time(failure)
+            site = turns.next()
+            if site is None and again:
+                site = await turns.again(self.retries, failure, self.left_s() - CLOCK_GRAIN_S, self.chance)
+            if site is None:
+                raise failure
+
+    def _out_of_time(self, failure: UpstreamError) -> JunctorError:
+        """What is raised when the last failure took all the time that there was."""
+        del failure
+        return DeadlineExceeded(f"no answer within {self.deadline_s:g} s", fix="allow more time, or a faster target")
+
+    async def _raced(self, ask: Ask[T], site: Site, turns: Turns, hedge: Hedge) -> Won[T]:
+        """The first answer of this site and, if it is slow, of the next one; the other is recorded too."""
+
+        def call(site: Site, last: bool, role: str) -> Coroutine[Any, Any, Won[T]]:
+            return self._try(ask, site, last, role, race)
+
+        race = Race(hedge, turns, call)
+        won: Won[T] | None = None
+        try:
+            won = await race.run(site, turns.last())
+            return won
+        finally:
+            late = await race.settle(won)
+            if late is not None:
+                await self._unused(*late)
+
+    async def _unused(self, reply: Any, site: Site, started: float, role: str) -> None:
+        """An answer that nobody reads: it is paid for all the same."""
+        if isinstance(reply, StreamReply):
+            await reply.aclose()
+        self._answered(site, started, outcome_of(reply, site.target, self.elapsed_s() - started), role=role)
+
+    async def _try(self, ask: Ask[T], site: Site, last: bool, role: str = "", race: Race[T] | None = None) -> Won[T]:
+        started = self.elapsed_s()
+        limit_s = self._limit_s(site.target, last)
+        self.health.enter(site.vital, limit_s)
+        try:
+            return await self._attempt(ask, site, limit_s), site, started, role
+        except (JunctorError, asyncio.CancelledError) as error:
+            lost = LOST if race is not None and race.decided else ""
+            self._failed(site, started, error, role=role, detail=lost)
+            raise
 
     def _limit_s(self, target: Target, last: bool) -> float:
         left = max(0.0, self.left_s())
         most = left if last else left * SHARE_WHILE_OTHERS_WAIT
         return most if target.limits.timeout_s is None else min(most, target.limits.timeout_s)
 
-    async def _attempt(self, ask: Ask[T], target: Target, limit_s: float) -> T:
-        provider = self.providers[target.provider]
+    async def _attempt(self, ask: Ask[T], site: Site, limit_s: float) -> T:
+        target = site.target
         try:
-            asked = start(ask(provider, self.request, target, limit_s))
+            asked = start(ask(site.provider, self.request, target, limit_s))
             if isinstance(asked, Ready):
                 return asked.value
             # The provider knows the limit too; this one holds even when a provider of yours forgets it.
@@ -180,33 +258,46 @@ class Run:
             # The plug-in edge: whatever a provider of yours raises is a failure of that target, and never shown in detail.
             raise UpstreamError(f"its provider failed with {type(error).__name__}", target=target.id) from error
 
-    def _answered(self, target: Target, started: float, outcome: Outcome, first_byte_s: float | None = None) -> None:
-        self.health.succeeded(target.id)
+    def _answered(
+        self, site: Site, started: float, outcome: Outcome, first_byte_s: float | None = None, role: str = ""
+    ) -> None:
+        measured = outcome.latency_s if first_byte_s is None else None  # a stream was measured when it began
+        self.health.answered(site.vital, measured, self.arrived + started)
         self.attempts.append(
-            Attempt(target=target.id, started_s=started, ended_s=self.elapsed_s(), first_byte_s=first_byte_s, outcome=outcome)
+            Attempt(
+                target=site.target.id,
+                started_s=started,
+                ended_s=self.elapsed_s(),
+                first_byte_s=first_byte_s,
+                outcome=outcome,
+                role=role,
+                deployment=site.deployment,
+            )
         )
 
     def _failed(
         self,
-        target: Target,
+        site: Site,
         started: float,
         error: BaseException,
         *,
         first_byte_s: float | None = None,
         outcome: Outcome = NOTHING_KNOWN,
+        role: str = "",
+        detail: str = "",
     ) -> None:
-        if isinstance(error, JunctorError):
-            self.health.failed(target.id, error)
-        detail = error.message if isinstance(error, JunctorError) else ""
+        self.health.left(site.vital, error, self.arrived + started)
         self.attempts.append(
             Attempt(
-                target=target.id,
+                target=site.target.id,
                 started_s=started,
                 ended_s=self.elapsed_s(),
                 first_byte_s=first_byte_s,
                 error=code_of(error),
-                detail=detail,
+                detail=error.message if isinstance(error, JunctorError) else detail,
                 outcome=outcome,
+                role=role,
+                deployment=site.deployment,
             )
         )
 
@@ -317,10 +408,23 @@ class StreamAnswer(_Answered):
     billed_usd: float | None = None
     """Cost of all calls where it is known before the first event: after a plan that looks at answers."""
 
-    def __init__(self, reply: StreamReply, run: Run, target: Target, started: float, first_byte_s: float) -> None:
+    def __init__(
+        self,
+        reply: StreamReply,
+        run: Run,
+        target: Target,
+        started: float,
+        first_byte_s: float,
+        *,
+        site: Site | None = None,
+        role: str = "",
+    ) -> None:
         super().__init__(run, target)
         self.reply = reply
         self.outcome: Outcome | None = None
+        self._site = site
+        self._role = role
+        self._silence: Silence | None = None
         self._started = started
         self._first_byte_s = first_byte_s
         self._finished = False
@@ -344,8 +448,10 @@ class StreamAnswer(_Answered):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._timeout is None:
             raise RuntimeError("a StreamAnswer is read inside `async with`")
+        run = self.run
         try:
-            async for events in self.reply.pieces():
+            async for events in self._pieces():
+                run.sent_tokens += events.count(EVENT_END)
                 if self._filters:
                     events = self._filtered(events)
                     if not events:
@@ -359,6 +465,13 @@ class StreamAnswer(_Answered):
             # The plug-in edge again: after the first byte the client must hear of it, so it is not retryable.
             raise UpstreamBroken(f"its provider failed with {type(error).__name__}", target=self.target.id) from error
         self._finished = True
+
+    def _pieces(self) -> AsyncIterator[bytes]:
+        limit_s = self.target.limits.silence_s
+        if limit_s is None or self._site is None or self._timeout is None:
+            return self.reply.pieces()
+        self._silence = Silence(self._timeout, limit_s)
+        return self._silence.listen(self.reply.pieces())
 
     def _filtered(self, events: bytes) -> bytes:
         for filter_ in self._filters:
@@ -378,11 +491,13 @@ class StreamAnswer(_Answered):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._timeout is not None
-        late: DeadlineExceeded | None = None
+        late: JunctorError | None = None
+        if self._silence is not None:
+            self._silence.stop()
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
-            late = DeadlineExceeded(f"the stream was not complete within {self.run.deadline_s:g} s", fix="allow more time")
+            late = self._too_late()
         ended = late or error or (None if self._finished else GeneratorExit())
         self._settle(ended)
         if not self._finished:
@@ -390,15 +505,60 @@ class StreamAnswer(_Answered):
         if late is not None:
             raise late from error
 
+    def _too_late(self) -> JunctorError:
+        if self._silence is not None and self._silence.over:
+            seconds = self._silence.limit_s
+            return UpstreamTimeout(f"silent for {seconds:.3g} s in the middle of its answer", target=self.target.id)
+        return DeadlineExceeded(f"the stream was not complete within {self.run.deadline_s:g} s", fix="allow more time")
+
     def _settle(self, error: BaseException | None) -> None:
         outcome = outcome_of(self.reply, self.target, self.run.elapsed_s() - self._started)
         self.outcome = outcome
-        run = self.run
-        if error is None:
-            run._answered(self.target, self._started, outcome, self._first_byte_s)
+        run, site = self.run, self._site
+        if site is None:
+            pass  # nobody was called for it
+        elif error is None:
+            run._answered(site, self._started, outcome, self._first_byte_s, self._role)
         else:
-            run._failed(self.target, self._started, error, first_byte_s=self._first_byte_s, outcome=outcome)
+            run._failed(site, self._started, error, first_byte_s=self._first_byte_s, outcome=outcome, role=self._role)
         run.settle(self.target.id, outcome, "" if error is None else code_of(error))
+
+
+class Silence:
+    """Ends a stream that says nothing for `limit_s` seconds. Only the upstream's silence counts, not a slow reader's.
+
+    One timer per stream, which looks now and then; an event costs a reading of the clock.
+    """
+
+    def __init__(self, timeout: asyncio.Timeout, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self.over = False
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._since: float | None = self._loop.time()
+        self._timer = self._loop.call_later(limit_s, self._look)
+
+    async def listen(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The same pieces, each waited for no longer than the limit."""
+        clock = self._loop.time
+        self._since = clock()
+        async for events in pieces:
+            self._since = None
+            yield events
+            self._since = clock()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        silent = 0.0 if self._since is None else now - self._since
+        if silent >= self.limit_s:
+            self.over = True
+            self._timeout.reschedule(now)
+        else:
+            self._timer = self._loop.call_later(self.limit_s - silent, self._look)
+
+    def stop(self) -> None:
+        """The stream has ended."""
+        self._timer.cancel()
 
 
 class GivenStream(StreamAnswer):
