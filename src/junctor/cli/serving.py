@@ -14,6 +14,7 @@ from junctor.errors import ConfigError
 if TYPE_CHECKING:
     from junctor.config import Config
     from junctor.engine import Routed
+    from junctor.gateway.seeing import Prepared
 
 CONFIG = typer.Option(None, "--config", "-c", help="Configuration file; default: $JUNCTOR_CONFIG, else junctor.toml.")
 
@@ -62,34 +63,39 @@ def run_gateway(config: Config, host: str | None, port: int | None, path: Path |
     if count == 1:
         serve_one(config, path)
         return
+    from junctor.gateway.seeing import prepare
     from junctor.gateway.workers import Workers
 
     if not config.gateway.port:
         raise ConfigError("is 0, but several workers share one port", field="gateway.port", fix="name a port")
-    code = Workers(count, lambda number: one_of_several(config, path, number)).run()
+    prepared = prepare(config)
+    try:
+        code = Workers(count, lambda number: one_of_several(config, path, number, prepared)).run()
+    finally:
+        prepared.remove()
     if code:
         raise typer.Exit(code)
 
 
-def one_of_several(config: Config, path: Path | None, number: int) -> int:
+def one_of_several(config: Config, path: Path | None, number: int, prepared: Prepared | None = None) -> int:
     """A worker process: the same as a gateway of its own, its errors on one line; its exit code."""
     from junctor.cli.output import complain
     from junctor.errors import JunctorError, UserError
 
     try:
-        serve_one(config, path, number)
+        serve_one(config, path, number, prepared)
     except JunctorError as error:
         complain(str(error))
         return 2 if isinstance(error, UserError) else 1
     return 0
 
 
-def serve_one(config: Config, path: Path | None, number: int = 0) -> None:
-    """One process that serves."""
+def serve_one(config: Config, path: Path | None, number: int = 0, prepared: Prepared | None = None) -> None:
+    """One process that serves; `prepared` is what the workers of one gateway share."""
     from junctor.gateway.assembly import assemble
     from junctor.gateway.serving import serve as serve_app
 
-    assembled = assemble(config, path, number)
+    assembled = assemble(config, path, number, prepared)
     out = console()
 
     def ready(at: str, on: int) -> None:

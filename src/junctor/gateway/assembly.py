@@ -12,6 +12,9 @@ from junctor.build import build_service
 from junctor.config import Config
 from junctor.gateway.app import Gateway
 from junctor.gateway.reloading import Reloader
+from junctor.gateway.seeing import Prepared, Seeing, prepare
+from junctor.gateway.wires.response_store import build_store
+from junctor.service import Service
 
 Alongside = Callable[[], Coroutine[Any, Any, Any]]
 
@@ -30,13 +33,23 @@ class Assembled:
         return [line for say in self.said if (line := say(host, port))]
 
 
-def assemble(config: Config, path: Path | None = None, worker: int = 0) -> Assembled:
-    """Build the service and its pages. `path` is the file to watch, `worker` this process's number. Raises ConfigError."""
-    del worker
-    gateway = Gateway(build_service(config))
-    assembled = Assembled(gateway)
+def assemble(config: Config, path: Path | None = None, worker: int = 0, prepared: Prepared | None = None) -> Assembled:
+    """Build the service and its pages. `path` is the file to watch, `worker` this process's number. Raises ConfigError.
+
+    `prepared` is what the workers of one gateway share; made here where there is but one.
+    """
+    seeing = Seeing(config, prepared or prepare(config), worker)
+
+    def build(config: Config, old: Service | None = None) -> Service:
+        return seeing.attach(build_service(config, old))
+
+    gateway = Gateway(build(config), responses=build_store(config))
+    gateway.on_refusal = seeing.refused
+    for (method, where), page in seeing.pages(lambda: gateway.service).items():
+        gateway.pages.add(method, where, page)
+    assembled = Assembled(gateway, alongside=[seeing.keep], said=[seeing.line])
     if path is not None:
-        reloader = Reloader(gateway, path, config, build_service)
+        reloader = Reloader(gateway, path, config, build)
         for (method, where), page in reloader.pages().items():
             gateway.pages.add(method, where, page)
         if config.gateway.watch_s > 0:

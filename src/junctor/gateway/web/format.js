@@ -1,0 +1,36 @@
+// Numbers as people read them; "–" for what is not known.
+
+const NONE = "–";
+const known = (x) => x !== null && x !== undefined && Number.isFinite(x);
+
+export function usd(x) {
+  if (!known(x)) return NONE;
+  const size = Math.abs(x);
+  const sign = x < 0 ? "−" : "";
+  if (size === 0) return "$0";
+  if (size >= 1000) return sign + "$" + Math.round(size).toLocaleString("en-US");
+  if (size >= 0.1) return sign + "$" + size.toFixed(2);
+  const digits = Math.min(10, 2 - Math.floor(Math.log10(size)) - 1 + 1);
+  return sign + "$" + size.toFixed(Math.max(3, digits));
+}
+
+export function seconds(x) {
+  if (!known(x)) return NONE;
+  if (x < 0.0995) return (x * 1000).toFixed(x < 0.00995 ? 1 : 0) + " ms";
+  return x < 1 ? (x * 1000).toFixed(0) + " ms" : x.toFixed(x < 10 ? 2 : 1) + " s";
+}
+
+export function count(x) {
+  if (!known(x)) return NONE;
+  const size = Math.abs(x);
+  if (size >= 1e9) return (x / 1e9).toFixed(2) + " G";
+  if (size >= 1e6) return (x / 1e6).toFixed(2) + " M";
+  return Math.round(x).toLocaleString("en-US");
+}
+
+export const rate = (x) => (known(x) ? (x >= 100 ? Math.round(x).toLocaleString("en-US") : x.toFixed(x >= 10 ? 1 : 2)) : NONE);
+export const percent = (x, digits = 0) => (known(x) ? (x * 100).toFixed(digits) + " %" : NONE);
+export const number = (x, digits = 3) => (known(x) ? x.toFixed(digits) : NONE);
+export const clock = (at) => new Date(at * 1000).toLocaleTimeString("en-GB");
+export const bytes = (x) => (known(x) ? (x / 1e6).toFixed(0) + " MB" : NONE);
+export const name = (x, none = "none") => (x === "" || x === undefined || x === null ? none : x);
