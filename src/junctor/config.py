@@ -9,7 +9,7 @@
     [teams.NAME]             budgets and limits that keys share
     [guards.NAME]            use = a registered guard, and its settings
     [caches.NAME]            exact or semantic, how long, how large
-    [state] [retries] [health] [telemetry]
+    [state] [retries] [health] [responses] [telemetry]
 
 An unknown key, a wrong type or a name that leads nowhere is a ConfigError with the dotted path. Secrets are references
 (`env:NAME`, `file:path`), resolved when the engine is built; a literal one is refused.
@@ -40,6 +40,7 @@ from junctor.sections import (
     JournalSection,
     PolicySection,
     ProviderSection,
+    ResponsesSection,
     RetrySection,
     StateSection,
     TargetSection,
@@ -68,6 +69,7 @@ class Config(Struct, frozen=True, kw_only=True):
     state: StateSection = StateSection()
     retries: RetrySection = RetrySection()
     health: HealthSection = HealthSection()
+    responses: ResponsesSection = ResponsesSection()
     telemetry: TelemetrySection = TelemetrySection()
 
     def path(self, relative: str) -> Path:
@@ -81,6 +83,7 @@ SINGLE: dict[str, Any] = {
     "state": StateSection,
     "retries": RetrySection,
     "health": HealthSection,
+    "responses": ResponsesSection,
     "telemetry": TelemetrySection,
 }
 NAMED: dict[str, Any] = {"teams": TeamSection, "guards": GuardSection, "caches": CacheSection}

@@ -64,11 +64,12 @@ class Delta(Struct):
 
 
 class Choice(Struct):
-    """One choice of a chunk. `stop_reason`: the stop sequence, from those that say which one it was."""
+    """One choice of a chunk. `stop_sequence`, or `stop_reason` of vLLM: the stop sequence, where it is told."""
 
     delta: Delta | None = None
     index: Any = 0
     finish_reason: Any = None
+    stop_sequence: Any = None
     stop_reason: Any = None
     logprobs: Any = None
 
@@ -127,7 +128,7 @@ def read_whole(body: bytes) -> Said:
     return Said(
         message,
         _word(choice.get("finish_reason")) or "stop",
-        _word(choice.get("stop_reason")),
+        _word(choice.get("stop_sequence")) or _word(choice.get("stop_reason")),
         counted(found.get("usage")),
         _word(found.get("model")),
         choice.get("logprobs"),
@@ -293,7 +294,7 @@ class StreamReader:
                 steps.extend(self._calls.push(call))
         if choice.finish_reason and isinstance(choice.finish_reason, str):
             self.finish_reason = choice.finish_reason
-            self.stopped_at = _word(choice.stop_reason)
+            self.stopped_at = _word(choice.stop_sequence) or _word(choice.stop_reason)
 
     def _reasoning(self, delta: Delta, steps: list[Step]) -> None:
         blocks = delta.thinking_blocks if isinstance(delta.thinking_blocks, list) else []

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from junctor.config import Config
 from junctor.errors import ConfigError, StateUnavailable
 
 SWEEP_EVERY = 64
@@ -193,15 +194,25 @@ def _unavailable() -> StateUnavailable:
     return StateUnavailable("the store of responses does not answer", fix="try again, or send the whole conversation")
 
 
-def open_store(path: Path | None, bounds: Bounds) -> ResponseStore:
-    """The file's store, made now so that a wrong path is told at the start; None: in memory. Raises ConfigError."""
-    if path is None:
-        return MemoryStore(bounds)
-    store = SQLiteStore(path, bounds)
-    try:
-        store._connection()
-    except sqlite3.Error as error:
-        raise ConfigError(
-            f"cannot be opened: {error}", field="responses.path", fix="name a file in a folder that is there"
-        ) from error
-    return store
+def build_store(config: Config) -> ResponseStore:
+    """What `[responses]` says; a file is made when the first response is kept. Raises ConfigError."""
+    section = config.responses
+    for name in ("ttl_s", "entries", "megabytes"):
+        if not 0 < getattr(section, name) < float("inf"):
+            raise ConfigError("is not a number above 0", field=f"responses.{name}", fix="leave it out for the default")
+    bounds = Bounds(section.entries, section.megabytes, section.ttl_s)
+    keep = section.keep
+    if keep == "auto":
+        keep = "file" if config.journal.path and config.journal.text == "full" else "memory"
+    if keep == "file":
+        return SQLiteStore(_file(config), bounds)
+    return MemoryStore(bounds if keep == "memory" else bounds._replace(entries=0))
+
+
+def _file(config: Config) -> Path:
+    scheme, _, name = config.state.url.partition(":")
+    beside = Path(name).with_suffix(".responses.db") if scheme == "sqlite" else "junctor.responses.db"
+    path = config.path(config.responses.path or str(beside))
+    if not path.parent.is_dir():
+        raise ConfigError(f"lies in {path.parent}, which is no folder", field="responses.path", fix="name a file in a folder")
+    return path
