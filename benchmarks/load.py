@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -26,7 +27,10 @@ LUA = """
 local file = io.open(os.getenv("BODY_FILE"), "rb")
 wrk.method, wrk.body = "POST", file:read("*a")
 wrk.headers["content-type"] = "application/json"
-wrk.headers["authorization"] = "Bearer bench"
+for line in io.lines(os.getenv("HEADS_FILE")) do
+  local name, value = line:match("^([^:]+): (.*)$")
+  wrk.headers[name] = value
+end
 done = function(s, l, r)
   local bad = s.errors.status + s.errors.connect + s.errors.read + s.errors.write + s.errors.timeout
   io.write(string.format("RESULT %f %d %d %f %f\\n", s.duration / 1e6, s.requests, bad,
@@ -51,13 +55,18 @@ def generator() -> str:
     return "wrk" if shutil.which("wrk") else "asyncio"
 
 
-def measure(url: str, body: bytes, connections: int, seconds: float) -> Load:
+BEARER = {"authorization": "Bearer bench"}
+
+
+def measure(url: str, body: bytes, connections: int, seconds: float, headers: Mapping[str, str] = BEARER) -> Load:
     """Load one URL. Loopback only."""
     if urlsplit(url).hostname != "127.0.0.1":
         raise SystemExit("the benchmark loads 127.0.0.1 only")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "body.json"
         file.write_bytes(body)
+        lines = {"content-type": "application/json", **headers}
+        file.with_name("heads").write_text("".join(f"{name}: {value}\n" for name, value in lines.items()))
         if generator() == "wrk":
             return _wrk(url, file, connections, seconds)
         command = [sys.executable, __file__, url, str(connections), str(seconds), str(file)]
@@ -68,7 +77,7 @@ def _wrk(url: str, file: Path, connections: int, seconds: float) -> Load:
     script = file.with_name("post.lua")
     script.write_text(LUA)
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "-s", str(script), url]
-    env = {**os.environ, "BODY_FILE": str(file)}
+    env = {**os.environ, "BODY_FILE": str(file), "HEADS_FILE": str(file.with_name("heads"))}
     printed = subprocess.run(command, capture_output=True, check=True, text=True, env=env).stdout
     found = re.search(r"RESULT (\S+) (\d+) (\d+) (\S+) (\S+)", printed)
     if found is None:
@@ -128,10 +137,10 @@ def _is_whole(buffer: bytes) -> bool:
     return len(buffer) >= end + 4 + int(head[place + 15 :].split(b"\r\n", 1)[0])
 
 
-async def _load(url: str, connections: int, seconds: float, body: bytes) -> Load:
+async def _load(url: str, connections: int, seconds: float, body: bytes, heads: str) -> Load:
     parts = urlsplit(url)
-    head = f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
-    request = f"{head}authorization: Bearer bench\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+    head = f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\n" + heads.replace("\n", "\r\n")
+    request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
     latencies: list[float] = []
     started = time.perf_counter()
     loop = asyncio.get_running_loop()
@@ -150,4 +159,5 @@ if __name__ == "__main__":
     import uvloop
 
     target, wide, long, name = sys.argv[1:]
-    print(json.dumps(asdict(uvloop.run(_load(target, int(wide), float(long), Path(name).read_bytes())))))
+    said = Path(name).with_name("heads").read_text()
+    print(json.dumps(asdict(uvloop.run(_load(target, int(wide), float(long), Path(name).read_bytes(), said)))))

@@ -114,14 +114,14 @@ class Gateway:
         except JunctorError as error:
             self._refuse(exchange, error, wire_, id_)
         else:
-            exchange.reply(200, replies.whole_headers(answer), body)
+            exchange.reply(200, replies.whole_head(answer), body)
 
     async def _stream(self, wire_: Wire, asked: Asked, exchange: Exchange, principal: Principal, fresh: bool) -> None:
         answer = await self.service.stream(asked.request, asked.model, principal, fresh=fresh)
         writer = wire_.writer(asked)
         try:
             async with answer:
-                exchange.start(replies.stream_headers(answer))
+                exchange.start(replies.stream_head(answer))
                 async for events in answer:
                     if writer is None:
                         await exchange.write(events)

@@ -27,6 +27,9 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 
 
+Head = Iterable[tuple[bytes, bytes]] | bytes
+
+
 class _Clock:
     """The Date header, made once a second."""
 
@@ -73,8 +76,8 @@ class Exchange:
         self.ended = False
         self._chunked = chunked
 
-    def reply(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
-        """A whole answer."""
+    def reply(self, status: int, headers: Head, body: bytes) -> None:
+        """A whole answer; `headers` are pairs, or lines that are ready to be sent."""
         self.started = self.ended = True
         parts = self._head(status, headers)
         parts.append(b"content-length: %d\r\n\r\n" % len(body))
@@ -82,7 +85,7 @@ class Exchange:
             parts.append(body)
         self._connection.send_soon(b"".join(parts))
 
-    def start(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def start(self, headers: Head) -> None:
         """The head of a stream. HTTP/1.0 knows no chunks: there the end of the connection is the end of the stream."""
         self.started = True
         if not self._chunked:
@@ -108,10 +111,9 @@ class Exchange:
         if self._chunked:
             self._connection.send_soon(b"0\r\n\r\n")
 
-    def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
-        parts = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, _clock.line()]
-        for name, value in headers:
-            parts += (name, b": ", value, b"\r\n")
+    def _head(self, status: int, headers: Head) -> list[bytes]:
+        said = headers if isinstance(headers, bytes) else b"".join([b"%b: %b\r\n" % pair for pair in headers])
+        parts = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, _clock.line(), said]
         if not self.keep_alive:
             parts.append(b"connection: close\r\n")
         return parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +21,8 @@ STREAM_HEAD: Headers = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+JSON_LINE = b"content-type: application/json\r\n"
+STREAM_LINES = b"".join(b"%b: %b\r\n" % pair for pair in STREAM_HEAD)
 TYPES = {4: "invalid_request_error", 5: "server_error"}
 RATE_LIMITED = 429
 LONGEST_HEADER = 200
@@ -76,43 +79,43 @@ def error_headers(error: JunctorError, decision: str) -> Headers:
     return headers
 
 
-def answer_headers(answer: Answer | StreamAnswer) -> Headers:
-    """What was decided, who answered, after how many attempts, and what it was predicted to cost."""
+def answer_head(answer: Answer | StreamAnswer, cost: float | None) -> bytes:
+    """Header lines: what was decided, who answered, after how many attempts, what it was predicted to cost, and did."""
     decision = answer.decision
-    headers = [
-        (b"x-junctor-decision", decision.id.encode("ascii")),  # the gateway made it
-        (b"x-junctor-target", header_text(answer.target.id)),
-        (b"x-junctor-policy", header_text(decision.policy)),
-        (b"x-junctor-attempts", b"%d" % answer.tries),
-    ]
+    head = b"x-junctor-decision: %b\r\nx-junctor-target: %b\r\nx-junctor-policy: %b\r\nx-junctor-attempts: %d\r\n" % (
+        decision.id.encode("ascii"),  # the gateway made it
+        header_text(answer.target.id),
+        header_text(decision.policy),
+        answer.tries,
+    )
     predicted = answer.predicted.cost_usd
     if predicted is not None:
-        headers.append((b"x-junctor-predicted-cost-usd", b"%.9g" % predicted))
-    context = answer.run.context
-    if context is not None and context.hold is not None and context.hold.headers:
-        headers += context.hold.headers
-    notes = context.notes if context is not None else None
-    if notes:
-        headers += [(b"x-junctor-" + name.encode("ascii"), header_text(words)) for name, words in notes.items()]
-    return headers
-
-
-def whole_headers(answer: Answer) -> Headers:
-    """The headers of a whole answer: it knows its cost."""
-    headers = answer_headers(answer)
-    cost = answer.outcome.cost_usd
+        head += b"x-junctor-predicted-cost-usd: %.9g\r\n" % predicted
     if cost is not None:
-        headers.append((b"x-junctor-cost-usd", b"%.9g" % cost))
-    headers.append(JSON_TYPE)
-    return headers
+        head += b"x-junctor-cost-usd: %.9g\r\n" % cost
+    context = answer.run.context
+    if context is None:
+        return head
+    if context.hold is not None and context.hold.headers:
+        head += lines(context.hold.headers)
+    if context.notes:
+        head += lines([(b"x-junctor-" + name.encode("ascii"), header_text(words)) for name, words in context.notes.items()])
+    return head
 
 
-def stream_headers(answer: StreamAnswer) -> Headers:
-    """The headers of a streamed answer; its cost is known beforehand only where a plan had to look at it first."""
-    headers = answer_headers(answer)
-    if answer.billed_usd is not None:
-        headers.append((b"x-junctor-cost-usd", b"%.9g" % answer.billed_usd))
-    return [*headers, *STREAM_HEAD]
+def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Headers as they are sent."""
+    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
+
+
+def whole_head(answer: Answer) -> bytes:
+    """The header lines of a whole answer: it knows its cost."""
+    return answer_head(answer, answer.outcome.cost_usd) + JSON_LINE
+
+
+def stream_head(answer: StreamAnswer) -> bytes:
+    """Those of a streamed answer; its cost is known beforehand only where a plan had to look at it first."""
+    return answer_head(answer, answer.billed_usd) + STREAM_LINES
 
 
 def models_body(engine: Engine) -> bytes:
