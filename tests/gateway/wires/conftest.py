@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,6 +23,23 @@ CALL = {
 }
 OTHER_CALL = {"id": "call_2", "type": "function", "function": {"name": "get_time", "arguments": '{"zone": "CET"}'}}
 THOUGHT = {"type": "thinking", "thinking": "Let me think about it.", "signature": "c2lnbmF0dXJl"}
+
+
+_connections: dict[str, Any] = {}
+
+
+def shared_connections(sdk: ModuleType) -> Any:
+    """What the clients under test call through: made once, because reading the system's certificates takes a while."""
+    if sdk.__name__ not in _connections:
+        _connections[sdk.__name__] = sdk.DefaultHttpxClient(verify=False)
+    return _connections[sdk.__name__]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _closed() -> Iterator[None]:
+    yield
+    while _connections:
+        _connections.popitem()[1].close()
 
 
 def completion(message: dict[str, Any], finish_reason: str = "stop", usage: dict[str, Any] | None = None) -> dict[str, Any]:

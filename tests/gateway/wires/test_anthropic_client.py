@@ -10,7 +10,7 @@ import anthropic
 import pytest
 from pydantic import BaseModel
 
-from .conftest import CALL, OTHER_CALL, THOUGHT, completion
+from .conftest import CALL, OTHER_CALL, THOUGHT, completion, shared_connections
 
 TOOL = {
     "name": "get_weather",
@@ -21,7 +21,9 @@ HELLO: list[Any] = [{"role": "user", "content": "ping"}]
 
 
 def client(served, **more: Any) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=served.url, api_key="sk-caller", max_retries=0, **more)
+    return anthropic.Anthropic(
+        base_url=served.url, api_key="sk-caller", max_retries=0, http_client=shared_connections(anthropic), **more
+    )
 
 
 async def test_a_message_with_everything_in_it(saying, gateway) -> None:
@@ -42,23 +44,32 @@ async def test_a_message_with_everything_in_it(saying, gateway) -> None:
         thinking={"type": "enabled", "budget_tokens": 1024},
     )
     assert [block.type for block in made.content] == ["thinking", "text", "tool_use", "tool_use"]
-    assert made.content[0].thinking == THOUGHT["thinking"] and made.content[0].signature == THOUGHT["signature"]
+    assert made.content[0].thinking == THOUGHT["thinking"]
+    assert made.content[0].signature == THOUGHT["signature"]
     assert made.content[1].text == "It is warm."
-    assert made.content[2].id == "call_1" and made.content[2].input == {"city": "Bern", "days": [1, 2]}
-    assert made.stop_reason == "tool_use" and made.id.startswith("msg_") and made.model == "up"
+    assert made.content[2].id == "call_1"
+    assert made.content[2].input == {"city": "Bern", "days": [1, 2]}
+    assert made.stop_reason == "tool_use"
+    assert made.id.startswith("msg_")
+    assert made.model == "up"
     usage = made.usage
     assert (usage.input_tokens, usage.cache_read_input_tokens, usage.cache_creation_input_tokens) == (10, 7, 3)
     assert usage.output_tokens == 9
     sent = up.bodies[0]
-    assert sent["messages"][0]["role"] == "system" and sent["messages"][1] == HELLO[0]
+    assert sent["messages"][0]["role"] == "system"
+    assert sent["messages"][1] == HELLO[0]
     assert sent["tools"][0]["function"] == {
         "name": "get_weather",
         "description": "The weather.",
         "parameters": TOOL["input_schema"],
     }
-    assert sent["tool_choice"] == "required" and sent["parallel_tool_calls"] is False
-    assert sent["stop"] == ["END"] and sent["user"] == "u1" and sent["reasoning_effort"] == "low"
-    assert sent["max_tokens"] == 100 and sent["temperature"] == 0.5
+    assert sent["tool_choice"] == "required"
+    assert sent["parallel_tool_calls"] is False
+    assert sent["stop"] == ["END"]
+    assert sent["user"] == "u1"
+    assert sent["reasoning_effort"] == "low"
+    assert sent["max_tokens"] == 100
+    assert sent["temperature"] == 0.5
 
 
 async def test_a_stream_says_the_same_as_the_whole_message(saying, gateway) -> None:
@@ -73,7 +84,8 @@ async def test_a_stream_says_the_same_as_the_whole_message(saying, gateway) -> N
             return whole, kinds, stream.get_final_message()
 
     whole, kinds, final = await asyncio.to_thread(run)
-    assert kinds[0] == "message_start" and kinds[-1] == "message_stop"
+    assert kinds[0] == "message_start"
+    assert kinds[-1] == "message_stop"
     assert kinds.count("content_block_start") == kinds.count("content_block_stop") == 4
     assert {"thinking", "signature", "text", "input_json"} <= set(kinds)
     plain = {"exclude": {"id"}, "exclude_none": True}
@@ -96,9 +108,11 @@ async def test_a_tool_is_used_and_its_result_and_the_reasoning_go_back(saying, g
         return ours.messages.create(model="auto", max_tokens=100, messages=turns, tools=[TOOL])
 
     made = await asyncio.to_thread(run)
-    assert made.content[0].text == "18 degrees." and made.stop_reason == "end_turn"
+    assert made.content[0].text == "18 degrees."
+    assert made.stop_reason == "end_turn"
     _, spoken, result = up.bodies[1]["messages"]
-    assert spoken["tool_calls"][0]["id"] == "call_1" and spoken["content"] is None
+    assert spoken["tool_calls"][0]["id"] == "call_1"
+    assert spoken["content"] is None
     assert result == {"role": "tool", "tool_call_id": "call_1", "content": "18"}
 
 
@@ -160,7 +174,8 @@ async def test_tokens_are_counted_as_an_estimate(saying, gateway) -> None:
         return short, long.input_tokens
 
     short, long = await asyncio.to_thread(run)
-    assert 1 <= short <= 10 and 100 < long < 200
+    assert 1 <= short <= 10
+    assert 100 < long < 200
 
 
 @pytest.mark.parametrize(

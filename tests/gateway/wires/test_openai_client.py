@@ -9,7 +9,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from .conftest import CALL, OTHER_CALL, THOUGHT, completion
+from .conftest import CALL, OTHER_CALL, THOUGHT, completion, shared_connections
 
 PARAMETERS = {
     "type": "object",
@@ -29,7 +29,9 @@ class Weather(BaseModel):
 
 
 def client(served, **more: Any) -> openai.OpenAI:
-    return openai.OpenAI(base_url=served.url + "/v1", api_key="sk-caller", max_retries=0, **more)
+    return openai.OpenAI(
+        base_url=served.url + "/v1", api_key="sk-caller", max_retries=0, http_client=shared_connections(openai), **more
+    )
 
 
 async def test_a_response_with_everything_in_it(saying, gateway) -> None:
@@ -53,11 +55,16 @@ async def test_a_response_with_everything_in_it(saying, gateway) -> None:
     assert made.output_text == "It is warm."
     assert (made.output[2].call_id, made.output[2].name) == ("call_1", "get_weather")
     assert made.output[2].arguments == CALL["function"]["arguments"]
-    assert made.status == "completed" and made.id.startswith("resp_") and made.model == "up"
-    assert made.usage.input_tokens == 20 and made.usage.output_tokens == 9 and made.usage.total_tokens == 29
+    assert made.status == "completed"
+    assert made.id.startswith("resp_")
+    assert made.model == "up"
+    assert made.usage.input_tokens == 20
+    assert made.usage.output_tokens == 9
+    assert made.usage.total_tokens == 29
     assert made.usage.input_tokens_details.cached_tokens == 7
     assert made.usage.output_tokens_details.reasoning_tokens == 4
-    assert made.metadata == {"team": "blue"} and made.instructions == "Be short."
+    assert made.metadata == {"team": "blue"}
+    assert made.instructions == "Be short."
     sent = up.bodies[0]
     assert sent["messages"] == [{"role": "system", "content": "Be short."}, {"role": "user", "content": "ping"}]
     function = {"name": "get_weather", "description": "The weather.", "parameters": PARAMETERS, "strict": True}
@@ -79,7 +86,8 @@ async def test_a_stream_says_the_same_as_the_whole_response(saying, gateway) -> 
 
     whole, events, final = await asyncio.to_thread(run)
     kinds = [event.type for event in events]
-    assert kinds[:2] == ["response.created", "response.in_progress"] and kinds[-1] == "response.completed"
+    assert kinds[:2] == ["response.created", "response.in_progress"]
+    assert kinds[-1] == "response.completed"
     assert kinds.count("response.output_item.added") == kinds.count("response.output_item.done") == 4
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == "It is warm."
@@ -110,7 +118,8 @@ async def test_a_tool_call_goes_on_from_the_response_before(saying, gateway) -> 
             return told, stream.get_final_response()
 
     told, last = await asyncio.to_thread(run)
-    assert told.output_text == "18 degrees." and last.output_text == "Bye."
+    assert told.output_text == "18 degrees."
+    assert last.output_text == "Bye."
     assert last.previous_response_id == told.id
     turns = up.bodies[2]["messages"]
     assert [turn["role"] for turn in turns] == ["user", "assistant", "tool", "assistant", "user"]
@@ -121,9 +130,10 @@ async def test_a_tool_call_goes_on_from_the_response_before(saying, gateway) -> 
 async def test_reasoning_comes_back_in_the_caller_s_own_items(saying, gateway) -> None:
     """Without the store: the caller sends the output items back, signed reasoning and all."""
     first = completion({"content": "Hm.", "thinking_blocks": [THOUGHT], "tool_calls": [CALL]}, "tool_calls")
-    served = await gateway(await saying(first))
+    up = await saying(first)
+    served = await gateway(up)
 
-    def run() -> Any:
+    def run() -> None:
         ours = client(served).responses
         asked = ours.create(model="auto", input="ping", store=False, include=["reasoning.encrypted_content"])
         assert asked.store is False
@@ -135,7 +145,9 @@ async def test_reasoning_comes_back_in_the_caller_s_own_items(saying, gateway) -
 
     await asyncio.to_thread(run)
     _, spoken, result = up.bodies[1]["messages"]
-    assert spoken["content"] == "Hm." and spoken["tool_calls"][0]["id"] == "call_1" and result["role"] == "tool"
+    assert spoken["content"] == "Hm."
+    assert spoken["tool_calls"][0]["id"] == "call_1"
+    assert result["role"] == "tool"
 
 
 async def test_a_kept_response_can_be_read_and_deleted(saying, gateway) -> None:
@@ -188,7 +200,8 @@ async def test_structured_output_of_both_apis(saying, gateway) -> None:
     assert await asyncio.to_thread(run) == (Weather(city="Bern", degrees=18),) * 2
     formats = [body["response_format"] for body in up.bodies]
     assert formats[0]["json_schema"]["schema"] == formats[1]["json_schema"]["schema"]
-    assert formats[0]["json_schema"]["name"] == "Weather" and formats[0]["json_schema"]["strict"] is True
+    assert formats[0]["json_schema"]["name"] == "Weather"
+    assert formats[0]["json_schema"]["strict"] is True
 
 
 async def test_images_and_files_are_carried(saying, gateway) -> None:
@@ -217,8 +230,10 @@ async def test_an_answer_that_was_cut_off_is_incomplete(saying, gateway) -> None
             return whole, list(stream)[-1]
 
     whole, last = await asyncio.to_thread(run)
-    assert whole.status == "incomplete" and whole.incomplete_details.reason == "max_output_tokens"
-    assert last.type == "response.incomplete" and last.response.output[0].status == "incomplete"
+    assert whole.status == "incomplete"
+    assert whole.incomplete_details.reason == "max_output_tokens"
+    assert last.type == "response.incomplete"
+    assert last.response.output[0].status == "incomplete"
 
 
 async def test_a_dead_primary_is_passed_over_whole_and_streamed(upstream, saying, gateway) -> None:
@@ -282,6 +297,7 @@ async def test_chat_passes_every_field_and_part_untouched(saying, gateway) -> No
         "logit_bias": {"5": 1},
     }
     made = await asyncio.to_thread(client(served).chat.completions.create, model="t0", messages=turns, **more)
-    assert made.choices[0].message.refusal == "No." and len(made.choices[0].message.tool_calls) == 2
+    assert made.choices[0].message.refusal == "No."
+    assert len(made.choices[0].message.tool_calls) == 2
     assert up.bodies[0]["messages"] == turns
     assert {name: up.bodies[0][name] for name in more} == more
