@@ -357,6 +357,7 @@ BUILTIN: tuple[Entry, ...] = (
         "any upstream that speaks the OpenAI API",
     ),
     Entry("provider", "anthropic", "junctor.providers.anthropic:AnthropicProvider", "Anthropic's Messages API"),
+    Entry("provider", "gemini", "junctor.providers.gemini:GeminiProvider", "Google's Gemini API, embeddings too"),
     Entry(
         "provider",
         "scripted",

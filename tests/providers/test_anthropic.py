@@ -8,22 +8,13 @@ from junctor.errors import ConfigError, RequestError, UpstreamBroken, UpstreamEr
 from junctor.providers.anthropic import AnthropicProvider
 from junctor.registry import load
 from junctor.testing import check_provider
-from junctor.types import Limits, Request, Target
+from junctor.types import Limits, Target
 
 from .fakes.anthropic import KEY, FakeAnthropic, event, failure, message, said, sign, stream_of
 from .fakes.serving import Answer
+from .fakes.talking import CLOCK, PNG, WEATHER, ask, joined, read_calls, streamed, whole
 
 TARGET = Target(id="claude", model="claude-sonnet-4-5")
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "The weather in a city.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}},
-    },
-}
-CLOCK = {"type": "function", "function": {"name": "clock"}}
-PNG = "iVBORw0KGgo="
 
 
 @pytest.fixture
@@ -37,54 +28,6 @@ async def provider(fake):
     made = AnthropicProvider.from_settings({"base_url": fake.url, "api_key": KEY})
     yield made
     await made.aclose()
-
-
-def ask(content="Hello there", **params):
-    messages = params.pop("messages", None) or [{"role": "user", "content": content}]
-    return Request(text="x", params={"messages": messages, "model": "auto", **params})
-
-
-async def whole(provider, request, target=TARGET):
-    reply = await provider.complete(request, target, 5.0)
-    return json.loads(reply.body), reply
-
-
-async def streamed(provider, request, target=TARGET):
-    """(message put together from the deltas, finish reason, usage said, reply)."""
-    reply = await provider.stream(request, target, 5.0)
-    events = [e async for e in reply]
-    assert events[-1] == b"data: [DONE]\n\n"
-    return joined(events[:-1]), reply
-
-
-def read_calls(message_):
-    """(id, name, arguments) of its tool calls."""
-    calls = message_.get("tool_calls") or []
-    return [(c["id"], c["function"]["name"], json.loads(c["function"]["arguments"])) for c in calls]
-
-
-def joined(events):
-    """What a client puts together from the deltas."""
-    out = {"content": "", "tool_calls": []}
-    for raw in events:
-        chunk = json.loads(raw[6:])
-        if chunk.get("usage"):
-            out["usage"] = chunk["usage"]
-        for choice in chunk["choices"]:
-            delta = choice["delta"]
-            out["content"] += delta.get("content") or ""
-            if "reasoning_content" in delta:
-                out["reasoning_content"] = out.get("reasoning_content", "") + delta["reasoning_content"]
-            out.setdefault("thinking_blocks", []).extend(delta.get("thinking_blocks", []))
-            for call in delta.get("tool_calls", []):
-                if call["index"] == len(out["tool_calls"]):
-                    out["tool_calls"].append(call | {"function": dict(call["function"])})
-                else:
-                    out["tool_calls"][call["index"]]["function"]["arguments"] += call["function"]["arguments"]
-            out["finish_reason"] = choice["finish_reason"] or out.get("finish_reason")
-    for call in out["tool_calls"]:
-        call.pop("index")
-    return out
 
 
 async def test_it_keeps_the_contract_of_a_provider(provider):
@@ -290,7 +233,7 @@ async def test_defaults_said_aloud_and_unknown_fields(provider, fake):
     await whole(provider, ask(n=1, logprobs=False, frequency_penalty=0, seed=None, store=False, user="u1", top_k=5))
     sent = fake.seen[-1].json
     assert set(sent) == {"model", "messages", "max_tokens", "metadata", "top_k"}
-    assert (sent["metadata"], sent["model"], sent["max_tokens"]) == ({"user_id": "u1"}, "claude-sonnet-4-5", 4096)
+    assert (sent["metadata"], sent["model"], sent["max_tokens"]) == ({"user_id": "u1"}, "some-model", 4096)
     with pytest.raises(UpstreamStatus, match="brand_new: Extra inputs"):
         await whole(provider, ask(brand_new=1))
 
@@ -323,7 +266,7 @@ async def test_stop_reasons(provider, fake, stop, reason, stream):
         choice = found["choices"][0]
         assert choice["message"]["refusal"] == ("No." if more else None)
     assert (choice["finish_reason"], choice["native_finish_reason"], reply.finish_reason) == (reason, stop, reason)
-    assert choice.get("stop_sequence") == ("#" if stop == "stop_sequence" else None)
+    assert choice.get("stop_reason") == ("#" if stop == "stop_sequence" else None)
 
 
 @pytest.mark.parametrize(

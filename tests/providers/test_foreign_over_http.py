@@ -13,6 +13,8 @@ from junctor.gateway import serve_async
 
 from .fakes.anthropic import KEY as ANTHROPIC_KEY
 from .fakes.anthropic import FakeAnthropic
+from .fakes.gemini import KEY as GEMINI_KEY
+from .fakes.gemini import FakeGemini
 
 CONFIG = """
 [journal]
@@ -31,6 +33,7 @@ output_tokens = 8192
 """
 PROVIDERS = {
     "anthropic": (FakeAnthropic, 'kind = "anthropic"\nbase_url = "{url}"\napi_key = "env:KEY"', "claude-x", ANTHROPIC_KEY),
+    "gemini": (FakeGemini, 'kind = "gemini"\nbase_url = "{url}"\napi_key = "env:KEY"', "gemini-x", GEMINI_KEY),
 }
 WEATHER = {
     "type": "function",

@@ -5,7 +5,8 @@
 
 In a stream a thinking block comes twice as well: its words as they arrive in `reasoning_content`, the block with its signature
 in one piece of `thinking_blocks` when it is complete. Usage is told in OpenAI's convention: `prompt_tokens` includes what was
-read from the cache and written to it. `native_finish_reason` keeps the API's own word for why it stopped.
+read from the cache and written to it. `native_finish_reason` keeps the API's own word for why it stopped,
+`stop_reason` the stop sequence that it met.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def finish_reason(stop_reason: str | None, *, calls: bool, json_tool: bool) -> s
 def _ending(stop_reason: str | None, stop_sequence: str | None) -> dict[str, Any]:
     out: dict[str, Any] = {"native_finish_reason": stop_reason or "end_turn"}
     if stop_sequence is not None:
-        out["stop_sequence"] = stop_sequence
+        out["stop_reason"] = stop_sequence
     return out
 
 

@@ -223,6 +223,8 @@ def _media(part: chat.Media) -> dict[str, Any]:
         out["source"] = _source(part, ("application/pdf",))
     if part.name:
         out["title"] = part.name
+    if part.raw is not None and isinstance(part.raw.get("context"), str):
+        out["context"] = part.raw["context"]
     return out
 
 

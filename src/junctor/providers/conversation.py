@@ -199,6 +199,7 @@ class _Reader:
             raise RequestError("is not a list", field=f"{path}.tool_calls", fix="leave it out")
         for place, call in enumerate(calls or ()):
             out.append(self._call(call, f"{path}.tool_calls[{place}]"))
+        _with_extra(out, message.get("extra_content"))
         return out or [Text("")]
 
     def _call(self, call: Any, path: str) -> ToolCall:
@@ -241,6 +242,15 @@ def _with_mark(said: list[Part], message: Mapping[str, Any]) -> list[Part]:
     if mark is not None and said and isinstance(last := said[-1], (Text, Media, Foreign)):
         last.raw = {**(last.raw or {}), "cache_control": mark}
     return said
+
+
+def _with_extra(said: list[Part], extra: Any) -> None:
+    """What an upstream attached to its words (a signature, for example) stays with the last of them."""
+    if isinstance(extra, Mapping):
+        last = next((part for part in reversed(said) if isinstance(part, Text)), None)
+        if last is None:
+            said.append(last := Text(""))
+        last.raw = {**(last.raw or {}), "extra_content": extra}
 
 
 def parts(content: Any, path: str) -> list[Part]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from junctor.errors import UpstreamError, UpstreamGarbage, UpstreamStatus
+from junctor.errors import UpstreamBroken, UpstreamError, UpstreamGarbage, UpstreamStatus
 from junctor.providers import answers, chat_writing
 from junctor.providers.base import Usage
 from junctor.providers.event_lines import BadEvent
@@ -63,6 +63,10 @@ class EventReader(ABC):
         if self.failure is not None and not said:
             raise self.failure
         return said
+
+    def end(self) -> bytes:
+        """The upstream has said all it says; raises UpstreamBroken when that cannot be all."""
+        raise UpstreamBroken("ended its stream early", target=self.target)
 
     def begin(self, id_: str, model: str) -> None:
         """The answer has a name now."""

@@ -16,7 +16,6 @@ from msgspec import Struct
 
 from junctor.errors import (
     ConfigError,
-    UpstreamBroken,
     UpstreamError,
     UpstreamGarbage,
     UpstreamTimeout,
@@ -51,8 +50,10 @@ def checked_settings(settings: dict[str, Any], kind: type[S], secrets: tuple[str
     try:
         found = msgspec.convert(settings, kind)
     except msgspec.ValidationError as error:
-        # msgspec names keys and types, never values: no secret can get into the message.
+        # msgspec names keys and types; a value only where one of a few words is wanted, and that is cut here.
         message, _, where = str(error).partition(" - at `$.")
+        if message.startswith("Invalid enum value"):
+            message = "Is not one of the words that it may be"
         known = ", ".join(kind.__struct_fields__)
         raise ConfigError(message[0].lower() + message[1:], field=where.rstrip("`"), fix=f"known here: {known}") from None
     for name in ("connect_timeout_s", "read_timeout_s"):
@@ -76,6 +77,15 @@ class Exchange(Struct, frozen=True):
     headers: Mapping[str, str] | None = None
 
 
+class Meaning(Struct, frozen=True):
+    """An error answer: what its status really is, the API's name of the error, its words, seconds to wait where it says so."""
+
+    status: int
+    kind: str
+    said: str
+    wait_s: float | None = None
+
+
 class TranslatedProvider(Provider):
     """Talks to an upstream of another API. Subclasses make `self.upstream`."""
 
@@ -86,11 +96,11 @@ class TranslatedProvider(Provider):
     def exchange(self, request: Request, target: Target, *, stream: bool) -> Exchange:
         """How a call is written and read; raises RequestError with the path of a field that cannot be said."""
 
-    def error_of(self, body: Any) -> tuple[str, str]:
-        """(the API's name of the error, its words) out of a decoded error body."""
+    def meaning(self, status: int, body: Any) -> Meaning:
+        """What a decoded error body says."""
         error = body.get("error", body) if isinstance(body, dict) else None
         kind = error.get("type") or error.get("status") if isinstance(error, dict) else None
-        return (kind if isinstance(kind, str) else ""), message_of(error or {})
+        return Meaning(status, kind if isinstance(kind, str) else "", message_of(error or {}))
 
     async def complete(self, request: Request, target: Target, timeout_s: float | None) -> Reply:
         """Ask for a whole answer. Raises UpstreamError, or RequestError for what the API cannot be told."""
@@ -126,6 +136,10 @@ class TranslatedProvider(Provider):
             raise UpstreamTimeout("silent for too long", target=target.id) from error
         return reply
 
+    def redacted(self, said: str) -> str:
+        """The upstream's own words without our secrets."""
+        return self.upstream.redacted(said.encode("utf-8", "replace")).decode("utf-8", "replace")
+
     async def aclose(self) -> None:
         """Close all connections."""
         await self.upstream.aclose()
@@ -138,11 +152,12 @@ class TranslatedProvider(Provider):
             return UpstreamGarbage(f"answered with status {status}", target=target.id, fix="check its base_url")
         raw = self.upstream.redacted(await _beginning(response))
         try:
-            kind, said = self.error_of(msgspec.json.decode(raw))
+            found = self.meaning(status, msgspec.json.decode(raw))
         except (msgspec.DecodeError, UnicodeError, RecursionError):
-            kind, said = "", ""
-        wait = retry_after_s(response.header("retry-after"))
-        return status_error(status, kind or response.header("x-amzn-errortype").partition(":")[0], said, target.id, wait)
+            found = Meaning(status, "", "")
+        kind = found.kind or response.header("x-amzn-errortype").partition(":")[0]
+        wait_s = retry_after_s(response.header("retry-after"))
+        return status_error(found.status, kind, found.said, target.id, found.wait_s if wait_s is None else wait_s)
 
 
 async def _beginning(response: Response) -> bytes:
@@ -175,9 +190,7 @@ class TranslatedStream(StreamReply):
         if self._reader.failure is not None:
             raise self._reader.failure
         chunk = await self._response.readany()
-        if not chunk:
-            raise UpstreamBroken("ended its stream early", target=self._target.id)
-        events = self._reader.feed(chunk)
+        events = self._reader.feed(chunk) if chunk else self._reader.end()
         self.usage, self.finish_reason = self._reader.usage, self._reader.finish_reason
         return events
 

@@ -299,10 +299,12 @@ def spoken(body: dict[str, Any], out: list[dict[str, Any]]) -> tuple[list[dict[s
 
 def made_up(schema: dict[str, Any]) -> Any:
     """A value of a JSON schema."""
-    kind = schema.get("type")
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    if isinstance(kind, list):
+        kind = kind[0]
     if kind == "object":
         return {name: made_up(inner) for name, inner in schema.get("properties", {}).items()}
-    if "enum" in schema:
+    if isinstance(schema, dict) and "enum" in schema:
         return schema["enum"][0]
     return {"string": "Paris", "integer": 7, "number": 1.5, "boolean": True, "array": []}.get(kind)
 
