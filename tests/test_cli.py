@@ -49,6 +49,7 @@ SURFACE = {
         "resamples seeds sets split suite targets text"
     ),
     "demo": "folder port seed seeds serve tasks",
+    "doctor": "config json offline probe",
     "explain": "config journal json",
     "fit": "clip drop-empty encoder gold json label out policy queries seed set split targets test text thrift",
     "formats": "",
