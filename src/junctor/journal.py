@@ -168,6 +168,11 @@ class Journal:
         if len(self._lines) == 1:
             self._soon(self._flush)
 
+    def append_now(self, record: Record) -> None:
+        """Write one record at once, from any thread, past what waits for the event loop. Raises JournalError."""
+        body = _encoder.encode(record)
+        self._put(b"%08x %b\n" % (zlib.crc32(body), body))
+
     def batch(self, soon: Callable[[Callable[[], None]], object] | None) -> None:
         """From now on, write what one turn of an event loop appends with one write: `soon` is the loop's `call_soon`.
 

@@ -11,6 +11,7 @@ import msgspec
 from junctor.encoders.base import Encoder
 from junctor.engine.deployments import ways
 from junctor.engine.filters import Filter
+from junctor.engine.learning import Learning
 from junctor.engine.sessions import Sessions
 from junctor.engine.trials import Trials
 from junctor.errors import ConfigError, UnknownModel
@@ -32,6 +33,7 @@ class Alias:
     hedge     when a second target is asked beside a slow one; None: never
     trials    candidates beside the policy; `sides` holds what each one decides with, by the name of the trial
     sessions  which conversations are served by whom, for a sticky alias; its policy is a `Sticky` one then
+    learning  what makes the next version of its policy beside the traffic; None: a Learner learns where it serves
     """
 
     name: str
@@ -43,6 +45,7 @@ class Alias:
     trials: Trials | None = None
     sides: Mapping[str, Alias] = field(default_factory=dict)
     sessions: Sessions | None = None
+    learning: Learning | None = None
 
     def __post_init__(self) -> None:
         path = f"aliases.{self.name}"

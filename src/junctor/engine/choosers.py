@@ -16,6 +16,7 @@ from junctor.config import Config
 from junctor.encoders import load_encoder
 from junctor.encoders.base import Encoder
 from junctor.engine.aliases import Alias
+from junctor.engine.learning import Learning, Store
 from junctor.engine.sessions import Sessions
 from junctor.engine.sticky import Sticky
 from junctor.engine.trials import Trials
@@ -24,8 +25,8 @@ from junctor.features import Features
 from junctor.fitting import policy_config
 from junctor.outcomes import OutcomeTable
 from junctor.policy import Policy
-from junctor.sections import AliasSection, PolicySection
-from junctor.types import Catalogue
+from junctor.sections import AliasSection, LearnSection, PolicySection
+from junctor.types import Catalogue, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Chooser:
 def build_aliases(config: Config, catalogue: Catalogue) -> dict[str, Alias]:
     """All aliases; raises ConfigError or ArtefactError for the first that cannot be had."""
     choosers = {name: _chooser(config, name, section, catalogue) for name, section in config.policies.items()}
-    return {name: _alias(name, section, choosers, catalogue) for name, section in config.aliases.items()}
+    return {name: _alias(config, name, section, choosers, catalogue) for name, section in config.aliases.items()}
 
 
 def _chooser(config: Config, name: str, section: PolicySection, catalogue: Catalogue) -> Chooser:
@@ -79,9 +80,11 @@ def _from_settings(path: str, use: str, settings: Mapping[str, Any], catalogue: 
     return Chooser(policy, None, None)
 
 
-def _alias(name: str, section: AliasSection, choosers: Mapping[str, Chooser], catalogue: Catalogue) -> Alias:
+def _alias(config: Config, name: str, section: AliasSection, choosers: Mapping[str, Chooser], catalogue: Catalogue) -> Alias:
     path = f"aliases.{name}"
     chooser = choosers[section.policy]
+    targets = _targets(section, chooser, catalogue, path)
+    learning = None if section.learn is None else _learning(config, name, section.learn, chooser, targets)
     sessions = None if section.sticky is None else _sessions(section, path)
     sides = {
         trial.name: Alias(
@@ -96,19 +99,35 @@ def _alias(name: str, section: AliasSection, choosers: Mapping[str, Chooser], ca
     }
     return Alias(
         name=name,
-        policy=_wrapped(chooser.policy, sessions),
-        targets=_targets(section, chooser, catalogue, path),
+        policy=_wrapped(chooser.policy if learning is None else learning, sessions),
+        targets=targets,
         encoder=chooser.encoder,
         default=section.default,
         hedge=section.hedge,
         trials=Trials(name, section.trials, sessions) if section.trials else None,
         sides=sides,
         sessions=sessions,
+        learning=learning,
     )
 
 
 def _wrapped(policy: Policy, sessions: Sessions | None) -> Policy:
     return policy if sessions is None else Sticky(policy, sessions)
+
+
+def _learning(config: Config, name: str, section: LearnSection, chooser: Chooser, targets: Catalogue) -> Learning:
+    beside = config.path(config.journal.path).parent if config.journal.path else config.folder
+    folder = config.path(section.folder) if section.folder else beside / "policies" / name
+    encoder = chooser.encoder
+    known = targets if chooser.knows is None else Catalogue.of([targets.get(id_) or Target(id=id_) for id_ in chooser.knows])
+    store = Store(
+        folder,
+        known,
+        encoder="" if encoder is None else encoder.name,
+        digest="" if encoder is None else encoder.digest,
+        keep=section.keep,
+    )
+    return Learning(chooser.policy, section, store, path=f"aliases.{name}.learn")
 
 
 def _sessions(section: AliasSection, path: str) -> Sessions:

@@ -110,6 +110,8 @@ class Engine:
         for alias in self.aliases.values():
             if alias.sessions is not None:
                 self.listen(alias.sessions.ended)
+            if alias.learning is not None:
+                alias.learning.attach(self.ledger.journal)
         if any(alias.trials is not None and alias.trials.shadows for alias in self.aliases.values()):
             self.shadows = Shadows(self.aliases, self.names, self.ledger, seed=seed, wall=wall)
             self.listen(self.shadows.ended)
@@ -157,6 +159,9 @@ class Engine:
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self.shadows is not None:
             self.shadows.close()
+        for alias in self.aliases.values():
+            if alias.learning is not None:
+                alias.learning.close()
         if self.ledger.journal is not None:
             self.ledger.journal.close()
 

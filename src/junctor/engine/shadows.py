@@ -102,7 +102,7 @@ class Shadows:
             self.seen[name] = self.seen.get(name, 0) + 1
             if self._ledger.journal is not None:
                 try:
-                    self._ledger.journal.append(made)
+                    self._ledger.journal.append_now(made)
                 except JournalError as problem:
                     log.error("a shadow decision was not written: %s", problem)
 

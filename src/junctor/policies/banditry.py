@@ -115,6 +115,12 @@ class Bandit(Learner):
         """What the context reads."""
         return self.context.needs
 
+    def worth_usd(self, targets: Catalogue) -> float:
+        """The weight of a bill per dollar, against that of quality."""
+        view = self._views.get(targets) or self._view(targets)
+        of_quality, of_bill = self.config.trade
+        return float(of_bill / of_quality * view.factor[0] / view.unit[0]) if of_quality > 0 else 0.0
+
     @abstractmethod
     def draw(self, look: Look, rng: np.random.Generator) -> tuple[Choices, Array]:
         """A choice per request [N] and the scores that it was made by [N, K]."""
@@ -296,7 +302,7 @@ class Bandit(Learner):
 
     def _recalled(self, decision: Decision) -> Array | None:
         """The context that a decision was made in; None when it was not made by this fit."""
-        if len(decision.context) != self.context.dims + 1 or _fit_of(decision.version) != _fit_of(self.version):
+        if len(decision.context) != self.context.dims + 1 or fit_of(decision.version) != fit_of(self.version):
             return None
         found = np.array(decision.context)
         return found[:-1] if np.isfinite(found).all() and found[-1] > 0 else None
@@ -357,7 +363,7 @@ class Bandit(Learner):
         )
 
 
-def _fit_of(version: str) -> str:
+def fit_of(version: str) -> str:
     """The version of the fit that a policy goes back to: onboarding adds to the name and changes no context."""
     return version.partition("+")[0]
 

@@ -24,7 +24,7 @@ from junctor.estimators.settings import check, configured
 from junctor.features import Features
 from junctor.outcomes import OutcomeTable
 from junctor.policies import choosing
-from junctor.policies.banditry import Seen
+from junctor.policies.banditry import Seen, fit_of
 from junctor.policies.trading import Scales, View
 from junctor.policy import Array, Learner, Policy, PolicyConfig, State, Sweep
 from junctor.types import Catalogue, Decision, Outcome, Ranked, Request
@@ -157,7 +157,7 @@ class BaRP(Learner):
         arm = self._fitted.get(decision.target)
         strange = (
             arm is None
-            or decision.version != self.version
+            or fit_of(decision.version) != fit_of(self.version)
             or len(context) != len(self._parts["shift"]) + 1
             or not np.isfinite(context).all()
         )
