@@ -10,6 +10,9 @@ from msgspec import Struct
 NANO = 1_000_000_000
 NONE = -1
 """In place of a limit or a budget: there is none."""
+NO_END = 1 << 62
+PLENTY = 64
+"""Where so many times the most that a call may cost is left, that much is set aside before it is decided."""
 WINDOW_S = 60
 PERIODS = ("day", "week", "month", "total")
 DAY_S = 86_400
@@ -70,11 +73,14 @@ def account(
 
 
 class Room(NamedTuple):
-    """What is left after a call was counted, the least over its accounts; NONE where nothing bounds it."""
+    """What is left after a call was counted, the least over its accounts; NO_END where nothing bounds it.
 
-    requests: int = NONE
-    tokens: int = NONE
-    budget: int = NONE
+    `budget` is before anything was set aside for this call, and below zero when more was booked than there was.
+    """
+
+    requests: int = NO_END
+    tokens: int = NO_END
+    budget: int = NO_END
     soft: bool = False
 
 

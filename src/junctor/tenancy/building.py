@@ -45,6 +45,14 @@ def build_store(config: Config, *, flush: bool = True) -> Store:
         from junctor.tenancy.local_store import FLUSH_EVERY_S, LocalStore
 
         return LocalStore(config.path(rest), flush_s=FLUSH_EVERY_S if flush else 0.0)
+    if scheme in ("redis", "rediss", "unix"):
+        from junctor.tenancy.redis_store import RedisStore
+
+        return RedisStore(address, on_failure=config.state.on_failure)
+    if scheme in ("postgresql", "postgres"):
+        from junctor.tenancy.postgres_store import PostgresStore
+
+        return PostgresStore(address, on_failure=config.state.on_failure)
     raise ConfigError(
         f"{scheme!r} is no kind of store",
         field="state.url",

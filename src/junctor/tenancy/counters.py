@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from junctor.errors import ConfigError
-from junctor.tenancy.accounts import NONE, WINDOW_S, Account, Calendar, Crossing, Refusal, Room, wait_for
+from junctor.tenancy.accounts import NO_END, PLENTY, WINDOW_S, Account, Calendar, Crossing, Refusal, Room, wait_for
 
 MAGIC = 0x6A756E63746F7201
 CELL = 256
@@ -30,7 +30,6 @@ RING = 64
 REQUEST_RING = HELD + WORKERS
 TOKEN_RING = REQUEST_RING + RING
 SPIN = 40
-Step = tuple[Account, int]
 
 
 class Counters:
@@ -171,42 +170,40 @@ class Counters:
 
     # steps of a call; `at` is where a cell begins
 
-    def enter(self, accounts: tuple[Account, ...], tokens: int, now: float) -> tuple[Room | Refusal, int]:
-        """Count a call against all or none; also the second in which it was counted."""
-        cells, second, unlock = self.cells, int(now), self._flock
+    def enter(self, accounts: tuple[Account, ...], tokens: int, ceiling: int, now: float) -> tuple[Room | Refusal, int, int]:
+        """Count a call against all or none; also the second in which it was counted, and what was set aside already.
+
+        Where much more than `ceiling` is left of every budget, that is set aside in the same breath.
+        """
+        cells, second = self.cells, int(now)
         ids = self._calendar.ids(now)
-        requests_left = tokens_left = budget_left = NONE
+        requests_left = tokens_left = budget_left = NO_END
         soft = False
         self.lock()
         try:
             for a in accounts:
                 at = a.cell
-                if cells[at + SECOND] < second:
-                    self._advance(at, second)
-                elif cells[at + SECOND] > second:
-                    second = cells[at + SECOND]  # another worker's clock is ahead
+                if cells[at + SECOND] != second:
+                    second = self._advance(at, second)
                 if a.requests >= 0:
-                    left = a.requests - cells[at + REQUESTS] - 1
-                    if left < 0:
-                        return self._refusal("requests", a, REQUEST_RING, 1, now), second
-                    requests_left = left if requests_left < 0 or left < requests_left else requests_left
+                    requests_left = min(requests_left, a.requests - cells[at + REQUESTS] - 1)
                 if a.tokens >= 0:
-                    left = a.tokens - cells[at + TOKENS] - tokens
-                    if left < 0:
-                        return self._refusal("tokens", a, TOKEN_RING, tokens, now), second
-                    tokens_left = left if tokens_left < 0 or left < tokens_left else tokens_left
-                if a.budget >= 0:
-                    left = a.budget - self._used(at, ids[a.period])
-                    left = max(0, left)
-                    budget_left = left if budget_left < 0 or left < budget_left else budget_left
-                    soft = soft or 0 <= a.soft <= a.budget - left
-            self._count(accounts, tokens, second)
+                    tokens_left = min(tokens_left, a.tokens - cells[at + TOKENS] - tokens)
+                if a.budget >= 0 or a.soft >= 0:
+                    used = self._used(at, ids[a.period])
+                    soft = soft or 0 <= a.soft <= used
+                    budget_left = min(budget_left, a.budget - used) if a.budget >= 0 else budget_left
+            if requests_left < 0 or tokens_left < 0:
+                return self._refusal(accounts, tokens, now), second, 0
+            if budget_left < ceiling * PLENTY or budget_left == NO_END:
+                ceiling = 0
+            self._count(accounts, tokens, ceiling, second & (RING - 1))
         finally:
-            unlock(self._fd, 8)
-        return Room(requests_left, tokens_left, budget_left, soft), second
+            self._flock(self._fd, 8)
+        return Room(requests_left, tokens_left, budget_left, soft), second, ceiling
 
-    def _count(self, accounts: tuple[Account, ...], tokens: int, second: int) -> None:
-        cells, place = self.cells, second & (RING - 1)
+    def _count(self, accounts: tuple[Account, ...], tokens: int, amount: int, place: int) -> None:
+        cells, column = self.cells, HELD + self.worker
         for a in accounts:
             at = a.cell
             if a.requests >= 0:
@@ -215,6 +212,8 @@ class Counters:
             if a.tokens >= 0 and tokens:
                 cells[at + TOKEN_RING + place] += tokens
                 cells[at + TOKENS] += tokens
+            if amount and a.budget >= 0:
+                cells[at + column] += amount
 
     def _used(self, at: int, period: int) -> int:
         """Spent in this period and set aside by all workers."""
@@ -278,10 +277,12 @@ class Counters:
                 found.append(Crossing(kind, a.name, spent))
         return found
 
-    def _advance(self, at: int, second: int) -> None:
-        """Let the buckets go that have left the window, and sum up what is in it."""
+    def _advance(self, at: int, second: int) -> int:
+        """Let the buckets go that have left the window, sum up what is in it, and say what second it is there."""
         cells = self.cells
         last = cells[at + SECOND]
+        if last > second:
+            return last  # another worker's clock is ahead
         for gone in range(max(last, second - RING) - WINDOW_S, second - WINDOW_S):
             place = gone & (RING - 1)
             cells[at + REQUEST_RING + place] = 0
@@ -289,8 +290,19 @@ class Counters:
         cells[at + REQUESTS] = sum(cells[at + REQUEST_RING : at + REQUEST_RING + RING])
         cells[at + TOKENS] = sum(cells[at + TOKEN_RING : at + TOKEN_RING + RING])
         cells[at + SECOND] = second
+        return second
 
-    def _refusal(self, kind: str, a: Account, ring: int, asked: int, now: float) -> Refusal:
+    def _refusal(self, accounts: tuple[Account, ...], tokens: int, now: float) -> Refusal:
+        """The limit that is over, of several the one with the longest wait."""
+        found = []
+        for a in accounts:
+            if a.requests >= 0 and a.requests < self.cells[a.cell + REQUESTS] + 1:
+                found.append(self._over("requests", a, REQUEST_RING, 1, now))
+            if a.tokens >= 0 and a.tokens < self.cells[a.cell + TOKENS] + tokens:
+                found.append(self._over("tokens", a, TOKEN_RING, tokens, now))
+        return max(found, key=lambda refusal: refusal.wait_s)
+
+    def _over(self, kind: str, a: Account, ring: int, asked: int, now: float) -> Refusal:
         cells, limit = self.cells, a.requests if kind == "requests" else a.tokens
         last = cells[a.cell + SECOND]
         start = a.cell + ring

@@ -28,31 +28,35 @@ OUTPUT_TOKENS = 4096
 EXPECTED_OUTPUT_TOKENS = 512
 TOKENS_PER_MESSAGE = 8
 TOKENS_PER_PART = 3000
-BESIDE_MESSAGES = ("tools", "functions", "response_format", "input", "documents")
+BESIDE_MESSAGES = frozenset({"tools", "functions", "response_format", "input", "documents"})
 
 _encode = msgspec.json.Encoder().encode
 
 
 def input_bytes(request: Request) -> int:
     """Bytes of text that go in, which bounds their tokens: messages, tools and schemas; a part that is no text counts 3,000."""
-    total = 0
+    total = TOKENS_PER_MESSAGE * len(request.messages)
+    calls = False
     for message in request.messages:
         content = message.content
         if type(content) is str:
             total += len(content) if content.isascii() else len(content.encode("utf-8", "surrogatepass"))
         elif content is not None:
             total += _parts(content)
-        total += TOKENS_PER_MESSAGE
+        calls = calls or message.role == "assistant"
     params = request.params
-    for name in BESIDE_MESSAGES:
-        if name in params:
-            total += len(_encode(params[name]))
-    if not total:
-        total = len(request.text.encode("utf-8", "surrogatepass"))
-    for message in params.get("messages", ()) if len(params) > 2 else ():
-        if "tool_calls" in message:
-            total += len(_encode(message["tool_calls"]))
-    return total
+    if not BESIDE_MESSAGES.isdisjoint(params):
+        total += sum(len(_encode(params[name])) for name in BESIDE_MESSAGES if name in params)
+    if calls:
+        total += _tool_calls(params)
+    return total or len(request.text.encode("utf-8", "surrogatepass"))
+
+
+def _tool_calls(params: Mapping[str, Any]) -> int:
+    """Bytes of the calls of tools that the conversation holds already."""
+    found = params.get("messages")
+    turns = [turn for turn in found if isinstance(turn, dict)] if isinstance(found, list) else []
+    return sum(len(_encode(turn["tool_calls"])) for turn in turns if turn.get("tool_calls"))
 
 
 def _parts(content: Any) -> int:
@@ -140,10 +144,10 @@ class Tariffs:
             known = self._asks[plan.accept] = rule.questions is not Accept.questions
         return known
 
-    def ceiling(self, sent: int, asked: int | None, answers: int) -> float:
+    def ceiling(self, sent: int, asked: int | None, answers: int) -> int:
         """Quickly: no single target may cost more than this."""
         outward = self._output if asked is None else asked
-        return sent * self._inward + outward * answers * self._outward + self._call
+        return int(sent * self._inward + outward * answers * self._outward + self._call) + 1
 
     def dearest(self, sent: int, asked: int | None, answers: int) -> int:
         """The most that any single target may cost for this request."""
@@ -180,7 +184,7 @@ class Tariffs:
                 cost += outcome.cost_usd
                 tokens += used
             elif not attempt.error or attempt.first_byte_s is not None or attempt.error == CANCELLED:
-                guess = self._guess(attempt, sent, getattr(run, "sent_tokens", 0) if place == last else 0)
+                guess = self._guess(attempt, sent, run.sent_tokens if place == last else 0)
                 cost += guess[0]
                 tokens += used or guess[1]
         return round(cost * NANO), int(tokens)

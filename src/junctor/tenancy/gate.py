@@ -17,7 +17,7 @@ from junctor.engine.run import Run
 from junctor.errors import OverBudget, RateLimited, StateUnavailable, Unauthorised
 from junctor.journal import OutcomeRecord
 from junctor.sections import TeamSection
-from junctor.tenancy.accounts import NANO, NONE, Account, Crossing, Refusal, Room, account, usd
+from junctor.tenancy.accounts import NANO, NO_END, Account, Crossing, Refusal, Room, account, usd
 from junctor.tenancy.contracts import ANYONE, Headers, Hold, Principal, Tenancy
 from junctor.tenancy.estimates import Tariffs, asked_output, choices, input_bytes
 from junctor.tenancy.keys import LONGEST_KEY, PREFIX, KeyRecord, digest_of, key_in
@@ -178,13 +178,13 @@ class KeyedTenancy(Tenancy):
         """See Tenancy. Counts what goes in at four characters a token, and the output that was asked for."""
         del model
         accounts = principal.accounts if isinstance(principal, Caller) else ()
-        sent = input_bytes(request)
-        asked = asked_output(request)
-        ticket = Ticket(accounts, -(-sent // 4) + (asked or 0))
-        ticket.sent = sent
+        ticket = Ticket(accounts, input_bytes(request), asked_output(request), choices(request))
         if not accounts:
             return ticket
-        room = self.store.enter(ticket, self._wall())
+        now = self._wall()
+        ticket.expires = now + self._hold_s
+        ticket.ceiling = self.tariffs.ceiling(ticket.sent, ticket.asked, ticket.answers)
+        room = self.store.enter(ticket, now)
         if isinstance(room, Awaitable):
             return self._entered_later(room, ticket, request)
         return self._entered(room, ticket, request)
@@ -197,13 +197,15 @@ class KeyedTenancy(Tenancy):
             raise self._limited(room, ticket)
         assert isinstance(room, Room)
         headers: list[tuple[bytes, bytes]] = []
-        if room.requests >= 0:
+        if room.requests != NO_END:
             headers.append((b"x-ratelimit-remaining-requests", b"%d" % room.requests))
-        if room.tokens >= 0:
+        if room.tokens != NO_END:
             headers.append((b"x-ratelimit-remaining-tokens", b"%d" % room.tokens))
-        if room.budget >= 0:
-            headers.append((HEADER, b"%.6f" % (room.budget / NANO)))
-            self._narrow(room.budget, ticket, request)
+        if room.budget != NO_END:
+            left = max(0, room.budget)
+            headers.append((HEADER, b"%.6f" % (left / NANO)))
+            if left < ticket.ceiling:
+                self._narrow(left, ticket, request)
         if room.soft:
             headers.append((b"x-junctor-budget-warning", b"the soft budget is used up"))
         ticket.headers = headers
@@ -211,9 +213,7 @@ class KeyedTenancy(Tenancy):
 
     def _narrow(self, left: int, ticket: Ticket, request: Request) -> None:
         """Where little is left, tell the engine's filter, so that it picks a target for which enough can be set aside."""
-        asked, answers = asked_output(request), choices(request)
-        if left >= self.tariffs.ceiling(ticket.sent, asked, answers):
-            return
+        asked, answers = ticket.asked, ticket.answers
         if left < self.tariffs.dearest(ticket.sent, asked, answers):
             share = self.tariffs.expected_share(ticket.sent, characters(request), asked, answers)
             ticket.budget_usd = usd(left) * share
@@ -236,14 +236,17 @@ class KeyedTenancy(Tenancy):
     def reserve(self, hold: Hold, run: Run) -> Awaitable[None] | None:
         """See Tenancy."""
         assert isinstance(hold, Ticket)
-        if not any(a.budget != NONE for a in hold.accounts):
+        for a in hold.accounts:
+            if a.budget >= 0:
+                break
+        else:
             return None
-        request = run.request
-        amount = self.tariffs.most(run.decision.plan, hold.sent, asked_output(request), choices(request))
-        now = self._wall()
-        hold.id = run.decision.id
-        hold.expires = now + self._hold_s
-        refusal = self.store.reserve(hold, amount, now)
+        amount = self.tariffs.most(run.decision.plan, hold.sent, hold.asked, hold.answers)
+        if run.hedge is not None:
+            amount += amount  # two targets may be asked, and both may be billed
+        if amount <= hold.reserved:
+            return None
+        refusal = self.store.reserve(hold, amount - hold.reserved, self._wall())
         if isinstance(refusal, Awaitable):
             return self._reserved_later(refusal, hold, amount)
         self._reserved(refusal, hold, amount)

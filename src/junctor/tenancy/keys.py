@@ -113,7 +113,7 @@ def made(record: KeyRecord, now: float | None = None) -> tuple[KeyRecord, str]:
 
 
 def seconds_of(text: str, field: str) -> float:
-    """ "90s", "15m", "12h", "30d" or "2w" as seconds; raises ConfigError."""
+    """Seconds of "90s", "15m", "12h", "30d" or "2w"; raises ConfigError."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
     number, unit = text[:-1], text[-1:]
     try:

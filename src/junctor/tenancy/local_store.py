@@ -114,14 +114,14 @@ class LocalStore(Store):
         """See Store."""
         if not self.counters.joined or self._process != os.getpid():
             self._begin()
-        room, ticket.second = self.counters.enter(ticket.accounts, ticket.tokens, now)
+        room, ticket.second, ticket.reserved = self.counters.enter(ticket.accounts, ticket.tokens, ticket.ceiling, now)
         return room
 
     def reserve(self, ticket: Ticket, amount: int, now: float) -> Refusal | None:
         """See Store."""
         refusal = self.counters.reserve(ticket.accounts, amount, now)
         if refusal is None:
-            ticket.reserved = amount
+            ticket.reserved += amount
         return refusal
 
     def settle(self, ticket: Ticket, cost: int, tokens: int, now: float) -> None:

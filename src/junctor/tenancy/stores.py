@@ -33,24 +33,46 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Ticket(Hold):
     """What one call has counted and set aside.
 
-    second    the Unix second in whose bucket it was counted
-    tokens    counted against the token limits; `sent` is the estimate of what goes in
+    sent      the most tokens that go in; `asked`: the most that come out in each of `answers`, None when not said
+    tokens    counted against the token limits, in the bucket of the Unix second `second`
+    ceiling   nano-dollars that no single target may exceed: set aside at once where much is left
     reserved  nano-dollars set aside; `expires` is when they are given up if nobody settles them
-    most      the most tokens that may go in; `left_out`: what the answer's headers say
+    holds     the names under which a store elsewhere keeps what is set aside
+    shadow    the accounts in this worker's memory that took its place while the store was away
     """
 
-    __slots__ = ("accounts", "expires", "id", "most", "reserved", "second", "sent", "tokens")
+    __slots__ = (
+        "accounts",
+        "answers",
+        "asked",
+        "ceiling",
+        "expires",
+        "holds",
+        "id",
+        "reserved",
+        "second",
+        "sent",
+        "shadow",
+        "tokens",
+    )
 
-    def __init__(self, accounts: Accounts, tokens: int) -> None:
-        super().__init__()
+    def __init__(self, accounts: Accounts, sent: int, asked: int | None, answers: int) -> None:
+        self.state = None
+        self.budget_usd = None
+        self.headers = None
+        self.settled = False
         self.accounts = accounts
-        self.tokens = tokens
+        self.sent = sent
+        self.asked = asked
+        self.answers = answers
+        self.tokens = (sent + 3) // 4 + (asked or 0)
         self.second = 0
+        self.ceiling = 0
         self.reserved = 0
-        self.sent = 0
-        self.most = 0
         self.expires = 0.0
         self.id = ""
+        self.holds: tuple[str, ...] = ()
+        self.shadow: Accounts | None = None
 
 
 class Store(ABC):
@@ -73,11 +95,14 @@ class Store(ABC):
 
     @abstractmethod
     def enter(self, ticket: Ticket, now: float) -> Room | Refusal | Awaitable[Room | Refusal]:
-        """Count one request and `ticket.tokens` against all its accounts, or against none; sets `ticket.second`."""
+        """Count one request and `ticket.tokens` against all its accounts, or against none; sets `ticket.second`.
+
+        Where PLENTY times `ticket.ceiling` is left of every budget, it is set aside too; sets `ticket.reserved`.
+        """
 
     @abstractmethod
     def reserve(self, ticket: Ticket, amount: int, now: float) -> Refusal | Awaitable[Refusal | None] | None:
-        """Set this amount aside in all accounts with a budget, or in none; sets `ticket.reserved`."""
+        """Set this amount more aside in all accounts with a budget, or in none; adds it to `ticket.reserved`."""
 
     @abstractmethod
     def settle(self, ticket: Ticket, cost: int, tokens: int, now: float) -> None:
