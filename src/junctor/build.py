@@ -7,8 +7,9 @@ from typing import Any
 from junctor import registry
 from junctor.caching.building import build_caches
 from junctor.config import Config, resolve_secrets, without_secrets
-from junctor.engine import Engine
+from junctor.engine import Engine, Health
 from junctor.engine.choosers import build_aliases
+from junctor.engine.retrying import Retries
 from junctor.errors import ConfigError
 from junctor.guards.building import build_chain
 from junctor.journal import Journal
@@ -24,7 +25,7 @@ def build_service(config: Config, old: Service | None = None) -> Service:
 
     `old` is the service that this one takes over from, when a configuration is read again: the journal goes on.
     """
-    engine = build_engine(config, journal=_same_journal(config, old))
+    engine = build_engine(config, journal=_same_journal(config, old), old=None if old is None else old.engine)
     gateway = config.gateway
     queue = Queue(gateway.max_concurrent, gateway.max_waiting) if gateway.max_concurrent else None
     chains = {name: build_chain(config, alias.guards) for name, alias in config.aliases.items() if alias.guards}
@@ -39,22 +40,31 @@ def _same_journal(config: Config, old: Service | None) -> Journal | None:
     return journal.share() if (journal.fsync, journal.text) == (section.fsync, section.text) else None
 
 
-def build_engine(config: Config, *, dry_run: bool = False, journal: Journal | None = None) -> Engine:
+def build_engine(config: Config, *, dry_run: bool = False, journal: Journal | None = None, old: Engine | None = None) -> Engine:
     """Make everything that the configuration names; raises ConfigError or ArtefactError that says which part is wrong.
 
     A dry run decides and calls nobody: it keeps no journal and needs no secrets. `journal`: one that is open already.
+    `old`: the engine whose place this one takes; what it knows of the health of targets is kept.
     """
     catalogue = Catalogue(list(config.targets.values()))
     aliases = build_aliases(config, catalogue)
-    providers = {name: _provider(config, name, dry_run=dry_run) for name in config.providers}
+    providers = {name: build_provider(config, name, dry_run=dry_run) for name in config.providers}
     if journal is None and config.journal.path and not dry_run:
         journal = Journal(config.path(config.journal.path), fsync=config.journal.fsync, text=config.journal.text)
     return Engine(
-        catalogue, providers, aliases, journal, seed=config.gateway.seed, default_deadline_s=config.gateway.deadline_s
+        catalogue,
+        providers,
+        aliases,
+        journal,
+        seed=config.gateway.seed,
+        default_deadline_s=config.gateway.deadline_s,
+        health=Health.of(config.health, old=None if old is None else old.health),
+        retries=Retries.of(config.retries),
     )
 
 
-def _provider(config: Config, name: str, *, dry_run: bool) -> Provider:
+def build_provider(config: Config, name: str, *, dry_run: bool = False) -> Provider:
+    """The provider of one table, its secrets resolved. Raises ConfigError with the dotted path of what is wrong."""
     section = config.providers[name]
     path = f"providers.{name}"
     known = without_secrets(section.settings) if dry_run else resolve_secrets(section.settings, path, config.folder)

@@ -4,8 +4,9 @@
     least-outstanding  the fewest calls on their way, by weight
     peak-ewma          the least latency times load; latency rises at once and falls slowly, as in Finagle's Peak EWMA balancer
     power-of-two       of two drawn at random the one of less latency times load (Mitzenmacher 2001): no scan, no herd
-    cache-aware        the same deployment for the same conversation, so that its prompt is in the cache there: weighted rendezvous
-                       hashing (Thaler and Ravishankar 1998) with bounded loads (Mirrokni, Thorup and Zadimoghaddam 2018)
+    cache-aware        the same deployment for the same conversation, because its prompt is in the cache there: weighted
+                       rendezvous hashing (Thaler and Ravishankar 1998) with bounded loads (Mirrokni, Thorup and
+                       Zadimoghaddam 2018)
 
 A rule is asked only when there is a choice. Ties go to the one that stands first.
 """
@@ -13,6 +14,7 @@ A rule is asked only when there is a choice. Ties go to the one that stands firs
 from __future__ import annotations
 
 import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
@@ -29,6 +31,7 @@ UNKNOWN_S = 1e3
 LOAD_BOUND = 1.25
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
+Figure = Callable[[], float]
 
 
 class Load:
@@ -45,7 +48,14 @@ class Load:
 
 
 class Balancer(ABC):
-    """Picks one of several places; `places` holds at least two, all of a weight above 0."""
+    """Picks one of several places; `places` holds at least two, all of a weight above 0.
+
+    `chance` draws from [0, 1); `clock` reads seconds.
+    """
+
+    def __init__(self, chance: Figure = random.random, clock: Figure = time.monotonic) -> None:
+        self.chance = chance
+        self.clock = clock
 
     @abstractmethod
     def pick(self, places: Sequence[Any], request: Request) -> Any:
@@ -71,8 +81,9 @@ class Weighted(Balancer):
 class LeastOutstanding(Balancer):
     """The fewest calls on their way, by weight; among equals, round robin."""
 
-    def __init__(self) -> None:
-        self._turns = Weighted()
+    def __init__(self, chance: Figure = random.random, clock: Figure = time.monotonic) -> None:
+        super().__init__(chance, clock)
+        self._turns = Weighted(chance, clock)
 
     def pick(self, places: Sequence[Any], request: Request) -> Any:
         """The idlest."""
@@ -82,12 +93,12 @@ class LeastOutstanding(Balancer):
         return idle[0] if len(idle) == 1 else self._turns.pick(idle, request)
 
 
-def cost(place: Load) -> float:
+def cost(place: Load, now: float) -> float:
     """Latency times load. Of a place that has not answered yet nothing is known: it gets one call, and then waits for it."""
     vital = place.vital
     if not vital.peak_s:
         return UNKNOWN_S * vital.outstanding
-    return vital.peak_s * (vital.outstanding + 1) / place.weight
+    return vital.expected_s(now) * (vital.outstanding + 1) / place.weight
 
 
 class PeakEwma(Balancer):
@@ -96,24 +107,23 @@ class PeakEwma(Balancer):
     def pick(self, places: Sequence[Any], request: Request) -> Any:
         """The one that should answer first."""
         del request
-        return min(places, key=cost)
+        now = self.clock()
+        return min(places, key=lambda place: cost(place, now))
 
 
 class PowerOfTwo(Balancer):
     """The better of two."""
 
-    def __init__(self, chance: Callable[[], float]) -> None:
-        self._chance = chance
-
     def pick(self, places: Sequence[Any], request: Request) -> Any:
         """The better of two, drawn at random."""
         del request
         count = len(places)
-        first = int(self._chance() * count)
-        second = int(self._chance() * (count - 1))
+        first = int(self.chance() * count)
+        second = int(self.chance() * (count - 1))
         second += second >= first
         one, other = places[min(first, second)], places[max(first, second)]
-        return one if cost(one) <= cost(other) else other
+        now = self.clock()
+        return one if cost(one, now) <= cost(other, now) else other
 
 
 class CacheAware(Balancer):
@@ -153,18 +163,18 @@ def conversation(request: Request) -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
-RULES: dict[str, Callable[[Callable[[], float]], Balancer]] = {
-    "weighted": lambda _: Weighted(),
-    "least-outstanding": lambda _: LeastOutstanding(),
-    "peak-ewma": lambda _: PeakEwma(),
+RULES: dict[str, type[Balancer]] = {
+    "weighted": Weighted,
+    "least-outstanding": LeastOutstanding,
+    "peak-ewma": PeakEwma,
     "power-of-two": PowerOfTwo,
-    "cache-aware": lambda _: CacheAware(),
+    "cache-aware": CacheAware,
 }
 
 
-def balancer(name: str, chance: Callable[[], float] = random.random, *, field: str = "balance") -> Balancer:
+def balancer(name: str, chance: Figure = random.random, clock: Figure = time.monotonic, *, field: str = "balance") -> Balancer:
     """The rule of this name, new; `chance` draws from [0, 1). Raises ConfigError that names `field`."""
     make = RULES.get(name)
     if make is None:
         raise ConfigError(f"{name!r} is no rule for balancing", field=field, fix=f"rules: {', '.join(RULES)}")
-    return make(chance)
+    return make(chance, clock)

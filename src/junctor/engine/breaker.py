@@ -75,6 +75,10 @@ class Vital:
             self.peak_s = self.peak_s * kept + latency_s * (1.0 - kept)
         self._peak_at = now
 
+    def expected_s(self, now: float) -> float:
+        """`peak_s` as far as it is not forgotten by now: who gets no calls is forgiven as well. 0: nothing is known."""
+        return self.peak_s * exp((self._peak_at - now) / DECAY_S) if self.peak_s else 0.0
+
     def counted(self, failed: float) -> None:
         """One more call ended: 1.0 when it spoke against the place, 0.0 when it did not."""
         self.calls += 1

@@ -130,12 +130,14 @@ def pools_of(
     chance: Callable[[], float] = random.random,
 ) -> dict[str, Pool]:
     """The sites of every target; raises ConfigError for a provider or a rule that is not there."""
-    return {target.id: _pool(target, providers, health, chance) for target in catalogue}
+    pools = {target.id: _pool(target, providers, health, chance) for target in catalogue}
+    health.only((site.vital.target, site.vital.deployment) for pool in pools.values() for site in pool.sites)
+    return pools
 
 
 def _pool(target: Target, providers: Mapping[str, Provider], health: Health, chance: Callable[[], float]) -> Pool:
     path = f"targets.{target.id}"
-    rule = balancer(target.balance, chance, field=f"{path}.balance")
+    rule = balancer(target.balance, chance, health.clock, field=f"{path}.balance")
     if not target.deployments:
         provider = _provider(target.provider, providers, f"{path}.provider")
         return Pool(target, [Site(target, provider, health.vital(target.id))], rule, health)

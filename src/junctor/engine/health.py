@@ -7,7 +7,7 @@ deployments do.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
 from msgspec import Struct
@@ -41,9 +41,9 @@ class Health:
     that says Retry-After (429, 503) is left alone for that long, up to `cap_s`, from its first failure on. Any success forgets
     it all. Calls that began before a breaker opened say nothing new, neither by failing nor by answering.
 
-    Of siblings (the deployments of one target), one that has ended `outlier_calls` calls is sent off like a failing one when its
-    share of errors is over that of its siblings by `outlier_errors`, or its latency over `outlier_times` theirs (medians);
-    never more than half of them at a time.
+    Of siblings (the deployments of one target), one that has ended `outlier_calls` calls is sent off like a failing one when
+    its share of errors is over that of its siblings by `outlier_errors`, or its latency over `outlier_times` theirs
+    (medians); never more than half of them at a time.
     """
 
     def __init__(
@@ -63,20 +63,20 @@ class Health:
         self.outlier_calls = outlier_calls
         self.outlier_errors = outlier_errors
         self.outlier_times = outlier_times
-        self._clock = clock
+        self.clock = clock
         self._vitals: dict[str, dict[str, Vital]] = {}
         self._ill: set[Vital] = set()
 
     @classmethod
-    def of(cls, section: HealthSection, clock: Callable[[], float] = time.monotonic) -> Health:
-        """As `[health]` says; raises ConfigError."""
+    def of(cls, section: HealthSection, *, old: Health | None = None, clock: Callable[[], float] = time.monotonic) -> Health:
+        """As `[health]` says, with what an older one knows of the same places; raises ConfigError."""
         for name, least in LEAST.items():
             value = getattr(section, name)
             if not least <= value < float("inf"):
                 raise ConfigError(f"{value} is not {least} or more", field=f"health.{name}", fix="leave it out for the default")
         if section.cap_s < section.base_s:
             raise ConfigError("is less than base_s", field="health.cap_s", fix="use the longest cooldown that you want")
-        return cls(
+        made = cls(
             threshold=section.failures,
             base_s=section.base_s,
             cap_s=section.cap_s,
@@ -85,6 +85,11 @@ class Health:
             outlier_times=section.outlier_times,
             clock=clock,
         )
+        if old is not None:
+            # The same objects: calls that are still under way there are counted here as well.
+            made._vitals = {target: dict(places) for target, places in old._vitals.items()}
+            made._ill = old._ill
+        return made
 
     def __bool__(self) -> bool:
         """Whether any place has failed since its last success: the one question a healthy gateway has to ask."""
@@ -98,6 +103,17 @@ class Health:
             found = of_target[deployment] = Vital(target, deployment)
         return found
 
+    def only(self, places: Iterable[tuple[str, str]]) -> None:
+        """Forget every place but these (target, deployment)."""
+        kept: dict[str, dict[str, Vital]] = {}
+        for target, deployment in places:
+            kept.setdefault(target, {})[deployment] = self.vital(target, deployment)
+        gone = [
+            v for of_target in self._vitals.values() for v in of_target.values() if v not in kept.get(v.target, {}).values()
+        ]
+        self._ill.difference_update(gone)
+        self._vitals = kept
+
     def cooling_s(self, target: str, deployment: str | None = None) -> float:
         """Seconds until the target (without a deployment: the first of its places) may be tried again; 0 when it may."""
         of_target = self._vitals.get(target)
@@ -105,18 +121,18 @@ class Health:
             return 0.0
         if deployment is not None:
             found = of_target.get(deployment)
-            return 0.0 if found is None else max(0.0, found.until - self._clock())
-        return max(0.0, min(vital.until for vital in of_target.values()) - self._clock())
+            return 0.0 if found is None else max(0.0, found.until - self.clock())
+        return max(0.0, min(vital.until for vital in of_target.values()) - self.clock())
 
     def ready(self, vital: Vital) -> bool:
         """Whether a call may go there now."""
-        return not vital.until or vital.until <= self._clock()
+        return not vital.until or vital.until <= self.clock()
 
     def enter(self, vital: Vital, most_s: float) -> None:
         """A call goes there, and may take `most_s` seconds. After failures it is the probe that the others wait for."""
         vital.outstanding += 1
         if vital.until:
-            now = self._clock()
+            now = self.clock()
             if vital.until <= now:
                 if vital.failures >= self.threshold:
                     vital.probe(now, most_s)
@@ -125,7 +141,7 @@ class Health:
 
     def began(self, vital: Vital, latency_s: float) -> None:
         """A stream has begun: the place is alive, whatever becomes of the stream; others need not wait for its end."""
-        vital.measured(latency_s, self._clock())
+        vital.measured(latency_s, self.clock())
         if vital.probing:
             vital.probing = False
             vital.until = 0.0
@@ -135,7 +151,7 @@ class Health:
         vital.outstanding -= 1
         vital.counted(0.0)
         if latency_s is not None:
-            vital.measured(latency_s, self._clock())
+            vital.measured(latency_s, self.clock())
         if self._ill and began_at >= vital.opened_at:
             self._forgive(vital)
 
@@ -147,7 +163,7 @@ class Health:
             self._blame(vital, error, began_at)
         elif vital.probing:
             vital.probing = False  # the probe was called off: the next one may look
-            vital.until = self._clock()
+            vital.until = self.clock()
 
     def succeeded(self, target: str, deployment: str = "") -> None:
         """The place answered."""
@@ -157,7 +173,7 @@ class Health:
     def failed(self, target: str, error: JunctorError, deployment: str = "") -> None:
         """The place did not answer; an error that is the caller's own to mend does not count."""
         if counts(error):
-            self._blame(self.vital(target, deployment), error, self._clock())
+            self._blame(self.vital(target, deployment), error, self.clock())
 
     def _forgive(self, vital: Vital) -> None:
         if vital in self._ill:
@@ -165,7 +181,7 @@ class Health:
             vital.close()
 
     def _blame(self, vital: Vital, error: JunctorError, began_at: float) -> None:
-        now = self._clock()
+        now = self.clock()
         self._ill.add(vital)
         news = began_at >= vital.opened_at or vital.probing
         vital.failures += news
@@ -183,7 +199,7 @@ class Health:
 
     def review(self, siblings: Sequence[Vital]) -> None:
         """Send off those that are far worse than their siblings, never more than half of them."""
-        now = self._clock()
+        now = self.clock()
         away = sum(vital.until > now for vital in siblings)
         for vital in siblings:
             if vital.calls < self.outlier_calls or vital.until > now:
@@ -209,7 +225,7 @@ class Health:
 
     def snapshot(self) -> list[PlaceHealth]:
         """How every place is doing now: for pages and metrics."""
-        now = self._clock()
+        now = self.clock()
         return [self._row(vital, now) for of_target in list(self._vitals.values()) for vital in list(of_target.values())]
 
     def _row(self, vital: Vital, now: float) -> PlaceHealth:

@@ -1,7 +1,7 @@
 """Hedged requests: when the first target has not begun to answer in time, a second is asked; the first answer wins.
 
-As in Dean and Barroso, "The tail at scale" (2013). Both calls are recorded and both may cost money, so the share of requests that
-are hedged is bounded: every request earns a credit of `most`, and a hedge costs one.
+As in Dean and Barroso, "The tail at scale" (2013). Both calls are recorded and both may cost money, so the share of requests
+that are hedged is bounded: every request earns a credit of `most`, and a hedge costs one.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Hedge:
 
 
 class Race(Generic[T]):
-    """One request between two targets. The first call runs in the caller's own task: a request that needs no hedge pays a timer.
+    """One request between two targets. The first call runs in the caller's own task: who needs no hedge pays a timer.
 
     `decided` is set once one of them has answered: whoever is cancelled after that has lost.
     """

@@ -47,7 +47,7 @@ NO_RETRIES = Retries()
 
 
 class Turns:
-    """One walk through the targets of a plan. Those that are to be left alone are passed over while anybody else can be asked."""
+    """One walk through the targets of a plan; those to be left alone are passed over while anybody else can be asked."""
 
     __slots__ = ("_again", "_at", "_health", "_ids", "_ill", "_pools", "_request", "_tried", "asked")
 

@@ -173,7 +173,7 @@ class Run:
     async def _in_turn(
         self, ask: Ask[T], ids: Sequence[str], *, last: bool = True, role: str = "", again: bool = True
     ) -> Won[T]:
-        """The first answer of these targets. Only a retryable failure moves on: to another deployment, the next target, a retry.
+        """The first answer of these targets. A retryable failure moves on: to another deployment, the next target, a retry.
 
         `last`: nothing waits for its turn after these; `again`: they may be tried again.
         """
