@@ -1,4 +1,4 @@
-"""Other gateways, started from their own packages in front of the same mock upstream. One that is not there is named and left out.
+"""Other gateways, started from their own packages in front of the same mock upstream; one that is not there is left out.
 
     python -m venv PEERS && PEERS/bin/pip install tensorzero==2026.6.0 nemo-switchyard==0.3.0 "litellm[proxy]==1.106.2"
     npm install --prefix PEERS @portkey-ai/gateway@1.15.2 @hono/node-server@1.14.1
