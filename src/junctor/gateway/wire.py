@@ -69,8 +69,8 @@ def named_model(params: Mapping[str, Any]) -> str:
     return model
 
 
-def check_chat(params: dict[str, Any], id_: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> ChatCall:
-    """The same for fields that are read already; our own metadata keys are taken out of them."""
+def check_chat(params: dict[str, Any], id_: str, headers: Iterable[tuple[bytes, bytes]] = (), api: str = "") -> ChatCall:
+    """The same for fields that are read already, of a call that came by `api`; our own metadata keys are taken out of them."""
     model = named_model(params)
     found = params.get("messages")
     if not isinstance(found, list) or not found:
@@ -95,6 +95,7 @@ def check_chat(params: dict[str, Any], id_: str, headers: Iterable[tuple[bytes, 
         constraints=wishes.constraints,
         params=params,
         session=wishes.session,
+        api=api,
     )
     return ChatCall(request, model, params.get("stream") is True)
 

@@ -101,6 +101,8 @@ def usage_json(usage: Usage) -> dict[str, Any]:
     out: dict[str, Any] = {"prompt_tokens": sent, "completion_tokens": made, "total_tokens": sent + made}
     if usage.cached_tokens is not None:
         out["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    if usage.cache_write_tokens is not None:
+        out.setdefault("prompt_tokens_details", {})["cache_write_tokens"] = usage.cache_write_tokens
     if usage.reasoning_tokens is not None:
         out["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
     return out

@@ -22,6 +22,7 @@ from junctor.errors import (
     UpstreamTimeout,
 )
 from junctor.providers.base import Provider, Reply, StreamReply
+from junctor.providers.openai_more import EMBEDDINGS, MODERATIONS, plain_body, plain_reply
 from junctor.providers.openai_wire import (
     SAID_CHARS,
     chat_body,
@@ -54,6 +55,7 @@ class OpenAICompatibleSettings(Struct, frozen=True, kw_only=True, forbid_unknown
     connect_timeout_s: float = 5.0
     read_timeout_s: float | None = None
     stream_usage: bool = True
+    extras: bool = False
 
 
 class OpenAICompatibleProvider(Provider):
@@ -61,6 +63,7 @@ class OpenAICompatibleProvider(Provider):
 
     connect_timeout_s  for the connection alone; read_timeout_s  longest silence while reading (None: the deadline alone)
     stream_usage       ask for usage at the end of streams even when the caller did not, and keep that event to ourselves
+    extras             it knows `cache_control`, `thinking_blocks` and the like, so calls that came by other APIs keep them
 
     A target's `settings` are merged into the body and win over the caller's, because they are what makes it that target.
     """
@@ -76,6 +79,7 @@ class OpenAICompatibleProvider(Provider):
         connect_timeout_s: float = 5.0,
         read_timeout_s: float | None = None,
         stream_usage: bool = True,
+        extras: bool = False,
     ) -> None:
         sent = {"content-type": "application/json", **(headers or {})}
         if api_key:
@@ -84,6 +88,7 @@ class OpenAICompatibleProvider(Provider):
             base_url, sent, connect_timeout_s=connect_timeout_s, read_timeout_s=read_timeout_s, secrets=(api_key,)
         )
         self.stream_usage = stream_usage
+        self.extras = extras
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.upstream.base_url!r})"
@@ -109,7 +114,7 @@ class OpenAICompatibleProvider(Provider):
 
     async def complete(self, request: Request, target: Target, timeout_s: float | None) -> Reply:
         """Ask for a whole answer; its bytes are passed on as they came."""
-        body = chat_body(request, target, stream=False, usage=False)
+        body = chat_body(request, target, stream=False, usage=False, extras=self.extras)
         response = await self.upstream.post(self.path, body, timeout_s, target.id)
         if response.status != 200:
             raise await self._refusal(response, target)
@@ -125,7 +130,7 @@ class OpenAICompatibleProvider(Provider):
         """Ask for a stream; returns once the first data event is there."""
         wanted = request.params.get("stream_options")
         asked = isinstance(wanted, Mapping) and bool(wanted.get("include_usage"))
-        body = chat_body(request, target, stream=True, usage=self.stream_usage)
+        body = chat_body(request, target, stream=True, usage=self.stream_usage, extras=self.extras)
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self.upstream.post(self.path, body, None, target.id)
@@ -140,6 +145,20 @@ class OpenAICompatibleProvider(Provider):
         except TimeoutError as error:
             raise UpstreamTimeout("silent for too long", target=target.id) from error
         return reply
+
+    async def embed(self, request: Request, target: Target, timeout_s: float | None) -> Reply:
+        """Ask for embeddings; the answer's bytes are passed on as they came."""
+        return await self._plain(EMBEDDINGS, request, target, timeout_s)
+
+    async def moderate(self, request: Request, target: Target, timeout_s: float | None) -> Reply:
+        """Ask for moderation; the answer's bytes are passed on as they came."""
+        return await self._plain(MODERATIONS, request, target, timeout_s)
+
+    async def _plain(self, path: str, request: Request, target: Target, timeout_s: float | None) -> Reply:
+        response = await self.upstream.post(path, plain_body(request, target), timeout_s, target.id)
+        if response.status != 200:
+            raise await self._refusal(response, target)
+        return plain_reply(path, await response.read(), target)
 
     async def aclose(self) -> None:
         """Close all connections."""

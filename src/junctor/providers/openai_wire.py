@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from junctor.errors import RequestError
 from junctor.providers.base import Usage
+from junctor.providers.openai_extras import without_extras
 from junctor.types import Request, Target
 
 SAID_CHARS = 300
@@ -45,15 +46,18 @@ decode_event = msgspec.json.Decoder(Event)
 _encoder = msgspec.json.Encoder()
 
 
-def chat_body(request: Request, target: Target, *, stream: bool, usage: bool) -> bytes:
+def chat_body(request: Request, target: Target, *, stream: bool, usage: bool, extras: bool = False) -> bytes:
     """What is sent: the caller's fields, the target's settings over them, the upstream's name of the model.
 
-    With `usage` a stream is asked to end with its usage. Raises RequestError for what is no JSON.
+    With `usage` a stream is asked to end with its usage. Without `extras`, what came by another API loses what only that one
+    knows. Raises RequestError for what is no JSON.
     """
     params = dict(request.params)
     if "messages" not in params:
         turns = [{"role": m.role, "content": m.content} for m in request.messages]
         params["messages"] = turns or [{"role": "user", "content": request.text}]
+    if request.api and not extras:
+        without_extras(params)
     params.update(target.settings)
     params["model"] = target.upstream_model
     params.pop("stream", None)
@@ -85,6 +89,7 @@ def used(said: Any) -> tuple[Usage, float | None]:
         input_tokens=_count(said, "prompt_tokens"),
         output_tokens=_count(said, "completion_tokens"),
         cached_tokens=_count(said.get("prompt_tokens_details"), "cached_tokens"),
+        cache_write_tokens=_count(said.get("prompt_tokens_details"), "cache_write_tokens"),
         reasoning_tokens=_count(said.get("completion_tokens_details"), "reasoning_tokens"),
     )
     stated = isinstance(cost, (int, float)) and not isinstance(cost, bool) and cost >= 0

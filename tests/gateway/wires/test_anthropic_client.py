@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from typing import Any
 
 import anthropic
@@ -114,6 +115,30 @@ async def test_a_tool_is_used_and_its_result_and_the_reasoning_go_back(saying, g
     assert spoken["tool_calls"][0]["id"] == "call_1"
     assert spoken["content"] is None
     assert result == {"role": "tool", "tool_call_id": "call_1", "content": "18"}
+
+
+@pytest.mark.parametrize("knows", [False, True])
+async def test_what_only_this_api_knows_reaches_upstreams_that_say_they_know_it(saying, gateway, knows) -> None:
+    """Others get it in words that they know, or not at all where it is a hint."""
+    turns: list[Any] = [
+        {"role": "user", "content": [{"type": "text", "text": "ping", "cache_control": {"type": "ephemeral"}}]},
+        {
+            "role": "assistant",
+            "content": [THOUGHT, {"type": "tool_use", "id": "call_1", "name": "get_weather", "input": {"city": "Bern"}}],
+        },
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "call_1", "content": "no", "is_error": True}]},
+    ]
+    up = await saying(completion({"content": "pong"}))
+    served = await gateway(up)
+    served.engine.providers["p0"].extras = knows
+    tools = [TOOL | {"cache_control": {"type": "ephemeral"}}]
+    await asyncio.to_thread(client(served).messages.create, model="auto", max_tokens=9, messages=turns, tools=tools)
+    _, second, third = up.bodies[0]["messages"]
+    said = json.dumps(up.bodies[0])
+    assert ("cache_control" in said, "thinking_blocks" in said, "is_error" in said) == (knows,) * 3
+    assert third["content"] == ("no" if knows else "Error: no")
+    assert second["tool_calls"][0]["function"]["arguments"] == '{"city":"Bern"}'
+    assert (second.get("thinking_blocks") == [THOUGHT]) == knows
 
 
 async def test_images_and_documents_are_carried(saying, gateway) -> None:

@@ -47,7 +47,7 @@ class MessagesWire(Wire):
         """See `messages_call`."""
         del principal
         params = chat_params(wire.parse_json(body))
-        call = wire.check_chat(params, id_, headers)
+        call = wire.check_chat(params, id_, headers, "messages")
         if call.stream:
             params["stream_options"] = {"include_usage": True}
         return Asked(*call)

@@ -52,7 +52,7 @@ class ResponsesWire(Wire):
         owner = owner_of(principal, headers)
         turns = [*self._before(owner, params.get("previous_response_id")), *input_turns(params.get("input"))]
         chat = chat_params(params, turns)
-        call = wire.check_chat(chat, id_, headers)
+        call = wire.check_chat(chat, id_, headers, "responses")
         if call.stream:
             chat["stream_options"] = {"include_usage": True}
         params["metadata"] = chat.get("metadata")

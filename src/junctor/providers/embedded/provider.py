@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from junctor.errors import ConfigError, UpstreamStatus, UpstreamTimeout
 from junctor.providers import answers
 from junctor.providers.base import Provider, Reply, StreamReply, Usage
-from junctor.providers.embedded import arithmetic, dates, facts, general, text, units
+from junctor.providers.embedded import arithmetic, dates, facts, general, text, units, vectors
 from junctor.providers.embedded.answer import Answer, Budget, OutOfTime
 from junctor.providers.embedded.catalogue import CONTEXT_TOKENS
 from junctor.types import Request, Target
@@ -73,6 +73,19 @@ class EmbeddedProvider(Provider):
         """Solve, then hand the answer out word by word. Raises as `complete` does."""
         reply, content = await self._answer(request, target, timeout_s)
         return answers.ReadyStream(request, target.upstream_model, content, reply)
+
+    async def embed(self, request: Request, target: Target, timeout_s: float | None) -> Reply:
+        """Vectors of the static encoder; the target's `model` is "static-embeddings". Raises UpstreamStatus."""
+        model = target.upstream_model
+        if model != vectors.MODEL:
+            raise _refused(f"{model!r} makes no embeddings ({vectors.MODEL} does)", target, 404, "model_not_found")
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await vectors.embed(request, model)
+        except vectors.Unable as error:
+            raise _refused(str(error), target, 400, "invalid_value") from error
+        except TimeoutError:
+            raise UpstreamTimeout("ran out of time", target=target.id) from None
 
     async def aclose(self) -> None:
         """Let the worker threads end."""
