@@ -47,14 +47,17 @@ def explain(
 
 
 def _print_record(out: Console, record: Record) -> None:
-    from junctor.journal import DecisionRecord, OutcomeRecord
+    from junctor.journal import DecisionRecord, FeedbackRecord, OutcomeRecord, ShadowRecord
 
     if isinstance(record, DecisionRecord):
         _print_decision_record(out, record)
     elif isinstance(record, OutcomeRecord):
         _print_outcome(out, record)
-    else:
+    elif isinstance(record, FeedbackRecord):
         _print_feedback(out, record)
+    elif isinstance(record, ShadowRecord):
+        said = f"would take {record.target}" if record.target else record.why
+        out.print(f"trial {record.trial}: {record.policy or 'the candidate'}: {said}", markup=False)
 
 
 def _print_decision_record(out: Console, record: DecisionRecord) -> None:
