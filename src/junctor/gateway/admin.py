@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,14 @@ from junctor.config import Config
 from junctor.engine import Engine
 from junctor.engine.buffered import text_of
 from junctor.engine.engine import new_id
+from junctor.engine.trial_report import TrialReport
 from junctor.errors import JunctorError, RequestError
 from junctor.gateway.wire import parse_json
+from junctor.providers.tracing import CURRENT
 from junctor.service import Service
-from junctor.telemetry.live import Live
+from junctor.telemetry.live import Live, recent_trials
 from junctor.telemetry.metrics import CALL_WIDTH, LATENCY_S, STATES, History, Metrics, Snapshot, quantile
-from junctor.telemetry.spend import AXES, Books, Day, calibration, today
+from junctor.telemetry.spend import AXES, Books, Day, calibration, day_start, today
 from junctor.tenancy.contracts import Principal
 from junctor.types import Constraints, Message, Request
 
@@ -42,6 +43,7 @@ MOST_ROWS = 200
 TEXT_CHARS = 100_000
 MINUTE_S = 60.0
 FRESH_S = 0.5
+TRIALS_EVERY_S = 20.0
 DASHBOARD = Principal(key="dashboard", name="dashboard", admin=True)
 CONSTRAINTS = ("budget_usd", "quality_floor", "deadline_s")
 Query = Mapping[str, str]
@@ -58,7 +60,8 @@ class Desk:
         self._live = Live(path, service().engine)
         self._books = _books(config, path)
         self._fresh: dict[str, float] = {}
-        self._locks = {"live": asyncio.Lock(), "books": asyncio.Lock()}
+        self._locks = {name: asyncio.Lock() for name in ("live", "books", "trials")}
+        self._reports: tuple[TrialReport, ...] = ()
 
     @property
     def engine(self) -> Engine:
@@ -162,13 +165,21 @@ class Desk:
         }
 
     async def trials(self, query: Query) -> dict[str, Any]:
-        """Policies beside the alias's own."""
+        """Policies beside the alias's own, and what came of them; the reports are made anew every twenty seconds."""
         del query
-        configured = {
-            name: [{"name": t.name, "policy": t.policy, "share": t.share, "by": t.by} for t in section.trials]
+        configured = [
+            {"alias": name, "trial": t.name, "policy": t.policy, "current": section.policy, "share": t.share, "by": t.by}
             for name, section in self.config.aliases.items()
-        }
-        return {"aliases": configured}
+            for t in section.trials
+        ]
+        path = self.config.journal.path
+        if not path:
+            return {"journal": False, "trials": configured, "reports": []}
+        async with self._locks["trials"]:
+            if configured and time.monotonic() - self._fresh.get("trials", -TRIALS_EVERY_S) >= TRIALS_EVERY_S:
+                self._reports = await asyncio.to_thread(recent_trials, self.config.path(path))
+                self._fresh["trials"] = time.monotonic()
+        return {"journal": True, "trials": configured, "reports": self._reports}
 
     async def route(self, body: bytes) -> dict[str, Any]:
         """Decide, without calling anybody."""
@@ -186,6 +197,7 @@ class Desk:
     async def attempt(self, body: bytes) -> dict[str, Any]:
         """Decide and call, as for anybody else."""
         request, model = asked(body)
+        CURRENT.set(None)  # the connection may have carried a traced call before
         answer = await self.service().complete(request, model, DASHBOARD)
         notes = answer.run.context.notes if answer.run.context is not None else None
         return {
@@ -249,15 +261,7 @@ def whole_number(query: Query, name: str, default: int) -> int:
 
 def _since(query: Query) -> float:
     """The first second of `since` (2026-01-31, or "all"), today by default."""
-    found = query.get("since", "")
-    if not found:
-        return today()
-    if found == "all":
-        return 0.0
-    try:
-        return datetime.strptime(found, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
-    except ValueError as error:
-        raise RequestError("is not a day", field="since", fix="for example since=2026-01-31, or since=all") from error
+    return day_start(query.get("since", ""), "since")
 
 
 def cpu_per_request(shot: Snapshot) -> float:

@@ -45,6 +45,7 @@ def assemble(config: Config, path: Path | None = None, worker: int = 0, prepared
 
     gateway = Gateway(build(config), responses=build_store(config))
     gateway.on_refusal = seeing.refused
+    gateway.on_call = None if seeing.tracer is None else seeing.tracer.begin
     for (method, where), page in seeing.pages(lambda: gateway.service).items():
         gateway.pages.add(method, where, page)
     assembled = Assembled(gateway, alongside=[seeing.keep], said=[seeing.line])

@@ -6,6 +6,7 @@ that is made for this run. `Seeing` once in every worker.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -14,10 +15,12 @@ from pathlib import Path
 
 from junctor.config import Config, resolve_secrets
 from junctor.errors import JunctorError
-from junctor.gateway.access import dashboard_link, is_loopback, new_key
+from junctor.gateway.access import Access, dashboard_link, is_loopback, new_key
+from junctor.gateway.admin_keys import key_pages
 from junctor.gateway.dashboard import dashboard_pages
 from junctor.gateway.pages import Page
 from junctor.service import Service
+from junctor.telemetry.exporting import build_tracer, trace_engine
 from junctor.telemetry.metrics import Metrics
 
 
@@ -54,11 +57,14 @@ class Seeing:
         self.metrics = Metrics(prepared.folder, worker)
         self._service: Service | None = None
         self.metrics.watch(self._queue)
+        self.tracer = build_tracer(config)
 
     def attach(self, service: Service) -> Service:
         """See what this service does from now on; gives it back."""
         self._service = service
         self.metrics.attach(service.engine)
+        if self.tracer is not None:
+            trace_engine(self.tracer, service.engine)
         return service
 
     def refused(self, error: JunctorError, id_: str) -> None:
@@ -69,7 +75,11 @@ class Seeing:
 
     def pages(self, service: Callable[[], Service]) -> dict[tuple[str, str], Page]:
         """The pages; `service` gives the one that takes calls now."""
-        return dashboard_pages(self.config, service, self.metrics, self.prepared.key)
+        pages = dashboard_pages(self.config, service, self.metrics, self.prepared.key)
+        if self.prepared.key:
+            access = Access(self.prepared.key, self.config.gateway.host, self.config.telemetry.dashboard_hosts)
+            pages |= key_pages(self.config, service, access)
+        return pages
 
     def _queue(self) -> list[tuple[tuple[str, ...], float]]:
         queue = self._service.queue if self._service is not None else None
@@ -83,7 +93,8 @@ class Seeing:
 
     async def keep(self) -> None:
         """Keep figures and history until cancelled; then write the last ones."""
+        things = [self.metrics.keep()] + ([self.tracer.keep()] if self.tracer is not None else [])
         try:
-            await self.metrics.keep()
+            await asyncio.gather(*things)
         finally:
             self.metrics.close()

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from junctor.errors import ConfigError, UpstreamBroken, UpstreamError, UpstreamGarbage, UpstreamRefused, UpstreamTimeout
+from junctor.providers.tracing import CURRENT
 
 IDLE_S = 15.0
 MOST_HEAD_BYTES = 64 * 1024
@@ -368,6 +369,9 @@ class Upstream:
         if head is None:
             head = self._head(method, path)
         extra = b"".join(_header(name, value) for name, value in headers.items()) if headers else b""
+        place = CURRENT.get()
+        if place is not None:
+            extra += place.headers
         connection = self._take()
         if connection is None:
             connection = await self._connect(timeout_s, target)

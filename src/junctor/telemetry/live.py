@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from junctor.engine import Engine
+from junctor.engine.trial_report import TrialReport, trial_reports
 from junctor.journal import DecisionRecord, FeedbackRecord, OutcomeRecord, Record, ShadowRecord
 from junctor.telemetry.tail import Tail
 
 SHOWN = 500
 LOOK_BACK_BYTES = 1 << 20
 MOST_BEHIND_BYTES = 4 << 20
+TRIAL_BYTES = 16 << 20
+TRIAL_DECISIONS = 20_000
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+
+
+def recent_trials(path: Path) -> tuple[TrialReport, ...]:
+    """What the trials have shown lately: in the last 20,000 decisions, as far as 16 MiB of journal hold them. Blocks."""
+    tail = Tail(path)
+    tail.skip_to_last(TRIAL_BYTES)
+    return trial_reports(_records(tail), most=TRIAL_DECISIONS)
+
+
+def _records(tail: Tail) -> Iterator[Record]:
+    while lines := tail.take():
+        for line in lines:
+            try:
+                yield _decoder.decode(line)
+            except (msgspec.DecodeError, ValueError):
+                continue
 
 
 class Live:
@@ -36,12 +56,8 @@ class Live:
             return
         if self._tail.behind > MOST_BEHIND_BYTES:
             self._tail.skip_to_last(LOOK_BACK_BYTES)
-        while lines := self._tail.take():
-            for line in lines:
-                try:
-                    self._take(_decoder.decode(line))
-                except (msgspec.DecodeError, ValueError):
-                    continue  # a kind of record that is no part of a decision's story
+        for record in _records(self._tail):
+            self._take(record)
 
     def _from_memory(self) -> None:
         for known in self._engine.ledger.recent()[-SHOWN:] if self._engine is not None else ():

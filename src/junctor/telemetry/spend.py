@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from junctor.errors import JournalError
+from junctor.errors import JournalError, RequestError
 from junctor.telemetry.tail import Tail
 from junctor.types import Outcome, Price, Ranked
 
@@ -197,9 +197,10 @@ class Books:
         book.answered += 1
         book.billed_usd += cost or 0.0
         self._compare(book, decided.decision, ended)
+        done = (day, decided.alias, ended.target)
+        _keep(self._done, ended.id, done)
         if ended.outcome.quality is not None:
-            self._recorded(book, ended.target, ended.outcome.quality)
-        _keep(self._done, ended.id, (day, decided.alias, ended.target))
+            self._recorded(done, ended.outcome.quality)
 
     def _bill(self, decided: _Decided, ended: _Ended, day: int) -> None:
         labels = (decided.tenant, decided.key, decided.alias, ended.target, decided.decision.policy, str(day))
@@ -255,12 +256,13 @@ class Books:
         single.billed_usd += bill
 
     def _said(self, record: _Said) -> None:
-        found, quality = self._done.get(record.id), record.outcome.quality
-        if found is not None and quality is not None:
-            day, alias, target = found
-            self._recorded(self.days[day, alias], target, quality)
+        done, quality = self._done.get(record.id), record.outcome.quality
+        if done is not None and quality is not None:
+            self._recorded(done, quality)
 
-    def _recorded(self, book: Day, target: str, quality: float) -> None:
+    def _recorded(self, done: tuple[int, str, str], quality: float) -> None:
+        day, alias, target = done
+        book = self.days[day, alias]
         book.recorded += quality
         book.recordings += 1
         single = book.singles.setdefault(target, Single())
@@ -372,6 +374,18 @@ def day_name(day: str | int) -> str:
 def today(wall: Callable[[], float] = time.time) -> float:
     """The first second of the day, in UTC."""
     return wall() // DAY_S * DAY_S
+
+
+def day_start(day: str, field: str) -> float:
+    """The first second of 2026-01-31, "today" or "all", in UTC; raises RequestError that names the field."""
+    if day in ("", "today"):
+        return today()
+    if day == "all":
+        return 0.0
+    try:
+        return datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
+    except ValueError as error:
+        raise RequestError("is not a day", field=field, fix="for example 2026-01-31, today or all") from error
 
 
 def read_books(path: Path, prices: Mapping[str, Price], usd_per_cpu_hour: float = 0.05) -> Books:

@@ -18,7 +18,7 @@ const PAGES = {
   health: ["Health", health, 2],
   spend: ["Spend", spend, 5],
   playground: ["Playground", playground, 0],
-  compare: ["Compare", compare, 5],
+  compare: ["Compare", compare, 20],
 };
 const THEMES = { auto: ["Auto", "as the system says"], light: ["Light", "light"], dark: ["Dark", "dark"] };
 

@@ -38,6 +38,10 @@ function scale(values, from, to, log) {
   return { at, ticks: found.length > 6 ? found.filter((t) => /^1e|^10*$|^0\.0*1$/.test(String(t))) : found };
 }
 
+// what tossing coins between two targets gives: a straight line, which a log scale bends
+const mixtures = (a, b, steps = 24) =>
+  Array.from({ length: steps }, (_, i) => (i + 1) / steps).map((t) => ({ cost_usd: a.cost_usd + t * (b.cost_usd - a.cost_usd), quality: a.quality + t * (b.quality - a.quality) }));
+
 const overlap = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
 
 function place(x, y, words, taken, W) {
@@ -50,7 +54,7 @@ function place(x, y, words, taken, W) {
 }
 
 export function frontier(found, narrow) {
-  const W = narrow ? 380 : 760;
+  const W = narrow ? 330 : 760;
   const H = narrow ? 340 : 400;
   const left = 52, right = W - 18, top = 18, bottom = H - 46;
   const points = found.points.filter((p) => p.cost_usd !== null && p.quality !== null);
@@ -61,12 +65,13 @@ export function frontier(found, narrow) {
   const x = scale(costs, left + 10, right - 10, log);
   const y = scale(all.map((p) => p.quality), bottom - 8, top + 8, false);
   const root = svg("svg", { class: "plot", viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": "Cost per request against quality, the table below holds the same figures" });
-  for (const t of x.ticks) root.append(svg("line", { class: "axis", x1: x.at(t), x2: x.at(t), y1: top, y2: bottom }), svg("text", { x: x.at(t), y: bottom + 17, "text-anchor": "middle" }, usd(t)));
+  for (const t of x.ticks) root.append(svg("line", { class: "axis", x1: x.at(t), x2: x.at(t), y1: top, y2: bottom }), svg("text", { x: x.at(t), y: bottom + 17, "text-anchor": "middle" }, usd(t * 1000)));
   for (const t of y.ticks) root.append(svg("line", { class: "axis", x1: left, x2: right, y1: y.at(t), y2: y.at(t) }), svg("text", { x: left - 8, y: y.at(t) + 4, "text-anchor": "end" }, t.toFixed(2)));
-  root.append(svg("text", { x: right, y: H - 8, "text-anchor": "end" }, `USD a request${log ? ", log scale" : ""} →`));
+  root.append(svg("text", { x: right, y: H - 8, "text-anchor": "end" }, `USD per 1,000 requests${log ? ", log scale" : ""} →`));
   root.append(svg("text", { x: 4, y: 11 }, `↑ ${found.basis} quality`));
   const edge = found.hull.map((id) => points.find((p) => p.id === id));
-  root.append(svg("polyline", { class: "hull", points: edge.map((p) => `${x.at(p.cost_usd)},${y.at(p.quality)}`).join(" ") }));
+  const mixed = edge.flatMap((p, i) => (i ? mixtures(edge[i - 1], p) : [p]));
+  root.append(svg("polyline", { class: "hull", points: mixed.map((p) => `${x.at(p.cost_usd)},${y.at(p.quality)}`).join(" ") }));
   const taken = all.map((p) => ({ x: x.at(p.cost_usd) - 7, y: y.at(p.quality) - 7, w: 14, h: 14 }));
   const names = [];
   for (const p of points) {

@@ -9,13 +9,14 @@ export function usd(x) {
   const sign = x < 0 ? "−" : "";
   if (size === 0) return "$0";
   if (size >= 1000) return sign + "$" + Math.round(size).toLocaleString("en-US");
-  if (size >= 0.1) return sign + "$" + size.toFixed(2);
-  const digits = Math.min(10, 2 - Math.floor(Math.log10(size)) - 1 + 1);
-  return sign + "$" + size.toFixed(Math.max(3, digits));
+  if (size >= 0.1) return sign + "$" + size.toFixed(size >= 1 ? 2 : 3);
+  const first = -Math.floor(Math.log10(size)); // the place of the first digit
+  return sign + "$" + size.toFixed(Math.min(12, first + (size >= 0.001 ? 2 : 1)));
 }
 
 export function seconds(x) {
   if (!known(x)) return NONE;
+  if (x < 0.00095) return (x * 1e6).toFixed(0) + " µs";
   if (x < 0.0995) return (x * 1000).toFixed(x < 0.00995 ? 1 : 0) + " ms";
   return x < 1 ? (x * 1000).toFixed(0) + " ms" : x.toFixed(x < 10 ? 2 : 1) + " s";
 }

@@ -5,7 +5,7 @@ import { spark } from "./charts.js";
 import { bar, el, empty, facts, fill, head } from "./dom.js";
 import { bytes, count, name, percent, rate, seconds, usd } from "./format.js";
 
-const tile = (title, value, note, picture) => el("section", { class: "card tile" }, el("h3", {}, title), el("div", { class: "value" }, value), el("div", { class: "note" }, note), picture ?? el("svg"));
+const tile = (title, value, note, picture) => el("section", { class: picture ? "card tile" : "card tile short" }, el("h3", {}, title), el("div", { class: "value" }, value), el("div", { class: "note" }, note), picture);
 
 function saved(today) {
   if (!today || today.saved_usd === null) return ["–", "nothing to compare with yet"];
@@ -22,9 +22,9 @@ function tiles(found) {
     tile("Requests a second", rate(minute.requests_per_s), "last minute", line("requests_per_s", "requests a second")),
     tile("Median answer", seconds(minute.p50_s), `95 of 100 within ${seconds(minute.p95_s)}`, line("p50_s", "median latency")),
     tile("Errors", percent(share, share && share < 0.1 ? 1 : 0), `${rate(minute.errors_per_s)} a second, last minute`, line("errors_per_s", "errors a second")),
-    tile("Cost today", usd(today?.cost_usd), today ? `${count(today.decisions)} decisions, ${count(today.calls)} calls` : "needs a journal", ""),
-    tile("Saved today", saving, basis, ""),
-    tile("Tokens today", today ? count(today.input_tokens + today.output_tokens) : "–", today ? `${count(today.input_tokens)} in, ${count(today.output_tokens)} out` : "", ""));
+    tile("Cost today", usd(today?.cost_usd), today ? `${count(today.decisions)} decisions, ${count(today.calls)} calls` : "needs a journal"),
+    tile("Saved today", saving, basis),
+    tile("Tokens today", today ? count(today.input_tokens + today.output_tokens) : "–", today ? `${count(today.input_tokens)} in, ${count(today.output_tokens)} out` : ""));
 }
 
 function split(today) {

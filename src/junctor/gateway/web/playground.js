@@ -10,7 +10,7 @@ const EXAMPLES = ["What is 12% of 80?", "How many kilometres are 26.2 miles?", "
 function routed(found) {
   const { decision, refusals: no } = found.routed;
   return el("section", { class: "card stack" },
-    el("div", {}, el("h3", {}, "Would be taken by"), el("div", { class: "tile value" }, decision.target)),
+    el("div", {}, el("h3", {}, "Would be taken by"), el("div", { class: "big" }, decision.target)),
     facts([["policy", decision.policy + (decision.version ? ` (${decision.version})` : "")], ["propensity", number(decision.propensity, 3)], ["decided in", seconds(found.took_s)]]),
     reasons(decision.reasons), ranking(decision.ranked, decision.target), refusals(no));
 }
@@ -18,7 +18,7 @@ function routed(found) {
 function answered(found) {
   const out = found.outcome;
   return el("section", { class: "card stack" },
-    el("div", {}, el("h3", {}, "Answered by"), el("div", { class: "tile value" }, found.target)),
+    el("div", {}, el("h3", {}, "Answered by"), el("div", { class: "big" }, found.target)),
     facts([["cost", usd(out.cost_usd)], ["took", seconds(out.latency_s)], ["tokens", out.input_tokens !== undefined ? `${out.input_tokens} in, ${out.output_tokens} out` : null], ["decision", el("span", { class: "mono" }, found.decision.id)], ...Object.entries(found.notes)]),
     el("pre", { class: "answer", tabindex: 0, role: "group", "aria-label": "Answer" }, found.text || "(an empty answer)"),
     attempts(found.attempts), reasons(found.decision.reasons), ranking(found.decision.ranked, found.decision.target));

@@ -48,6 +48,7 @@ export function story(row) {
       ["asked for", row.alias || row.target],
       ["policy", row.policy + (row.version ? ` (${row.version})` : "")],
       ["propensity", number(row.propensity, 3) + (row.propensity_kind === "estimated" ? " (estimated)" : "")],
+      ["trial", row.trial && `${row.trial} (${row.side})`],
       ["tenant", row.tenant],
       ["key", row.key],
       ["tokens", out.input_tokens !== undefined ? `${out.input_tokens} in, ${name(out.output_tokens, "–")} out` : null],
@@ -59,6 +60,7 @@ export function story(row) {
     attempts(done?.attempts),
     done?.steps?.length ? el("div", {}, el("h3", {}, "Steps of the plan"), el("ul", {}, done.steps.map((s) => el("li", {}, s)))) : null,
     refusals(row.refusals),
+    row.shadows?.length ? table("Shadows: what other policies would have done", [["trial", (s) => s.trial], ["would take", (s) => s.target || s.why], ["predicted quality", (s) => number(s.predicted?.quality), true], ["predicted cost", (s) => usd(s.predicted?.cost_usd), true]], row.shadows) : null,
     row.feedback?.length
       ? table("Feedback", [["said", (f) => name(f.comment, "–")], ["quality", (f) => number(f.outcome?.quality), true]], row.feedback)
       : null,
