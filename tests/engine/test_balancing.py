@@ -169,7 +169,7 @@ def test_cache_aware_bounds_the_load_of_a_favourite():
         engine = world(*places, targets=[deployed(1, 1, 1, 1, balance="cache-aware")])
         await asyncio.gather(*(engine.complete(turns(7, 0), "m") for _ in range(80)))
         assert max(place.most for place in places) <= -(-80 * LOAD_BOUND // 4)
-        assert sorted(place.most for place in places)[-1] > 20
+        assert max(place.most for place in places) > 20
 
     virtually(main)
 

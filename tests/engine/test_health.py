@@ -1,6 +1,7 @@
 """Breakers, cooldowns and ejection: a dead primary is learned once, one probe at a time asks whether it is back."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from tests.engine.virtual_world import ASK, Place, all_of, deployed, failing, now, virtually, world
@@ -41,7 +42,7 @@ async def test_two_hundred_at_a_dead_primary_wait_for_it_a_handful_of_times():
         assert waited == len(primary.calls)
         assert 20 <= waited <= 24  # the first of each client, begun before anybody knew; then single probes
         probes = [at for at, _, _ in primary.calls[20:]]
-        assert all(later - earlier > 1.0 for earlier, later in zip(probes, probes[1:], strict=False))
+        assert all(later - earlier > 1.0 for earlier, later in pairwise(probes))
 
     await asyncio.to_thread(main)
 

@@ -1,4 +1,4 @@
-"""A world without waiting: an event loop whose clock jumps to the next timer, and upstreams whose latency and failures are given.
+"""A world without waiting: an event loop whose clock jumps to the next timer, and upstreams of given latency and failures.
 
 Whatever sleeps, sleeps at once; what takes a minute in this world takes a millisecond in ours. Times are exact.
 """

@@ -108,10 +108,8 @@ class Health:
         kept: dict[str, dict[str, Vital]] = {}
         for target, deployment in places:
             kept.setdefault(target, {})[deployment] = self.vital(target, deployment)
-        gone = [
-            v for of_target in self._vitals.values() for v in of_target.values() if v not in kept.get(v.target, {}).values()
-        ]
-        self._ill.difference_update(gone)
+        for of_target in self._vitals.values():
+            self._ill.difference_update(v for v in of_target.values() if v.deployment not in kept.get(v.target, {}))
         self._vitals = kept
 
     def cooling_s(self, target: str, deployment: str | None = None) -> float:
