@@ -54,7 +54,10 @@ class RedisServer:
         self.process: subprocess.Popen[bytes] | None = None
         self.url = f"redis://127.0.0.1:{self.port}/0"
 
+    running = False
+
     def start(self) -> None:
+        self.running = True
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         self.process = subprocess.Popen(
             [*command, "--appendonly", "yes", "--appendfsync", "always", "--save", ""],
@@ -64,6 +67,7 @@ class RedisServer:
         wait_until(lambda: answers(self.port))
 
     def stop(self) -> None:
+        self.running = False
         if self.process is not None:
             self.process.kill()
             self.process.wait(10)
@@ -88,11 +92,15 @@ class PostgresServer:
             shutil.chown(self.folder, "postgres", "postgres")
         self.run(postgres_binary("initdb"), "-D", str(self.data), "-U", "tester", "-A", "trust", "--no-sync")
 
+    running = False
+
     def start(self) -> None:
+        self.running = True
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
         self.run(postgres_binary("pg_ctl"), "-D", str(self.data), "-w", "-l", str(self.folder / "log"), "-o", options, "start")
 
     def stop(self) -> None:
+        self.running = False
         with contextlib.suppress(subprocess.CalledProcessError):
             self.run(postgres_binary("pg_ctl"), "-D", str(self.data), "-w", "-m", "immediate", "stop")
 

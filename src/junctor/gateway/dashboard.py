@@ -66,7 +66,7 @@ def dashboard_pages(config: Config, service: Callable[[], Service], metrics: Met
     pages: Pages = {("GET", "/metrics"): metrics_page(metrics, access, host, open_=open_metrics)}
     if access is None or not config.gateway.dashboard:
         return pages
-    return pages | _files(access) | _login(access) | _api(access, Desk(config, service, metrics))
+    return pages | _files(access) | _login(access, service) | _api(access, Desk(config, service, metrics))
 
 
 def _files(access: Access) -> Pages:
@@ -96,7 +96,7 @@ def web_files() -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.name.rpartition(".")[2] in TYPES}
 
 
-def _login(access: Access) -> Pages:
+def _login(access: Access, service: Callable[[], Service]) -> Pages:
     async def login(exchange: Exchange, principal: Principal) -> None:
         del principal
         access.check_origin(exchange)
@@ -104,7 +104,10 @@ def _login(access: Access) -> Pages:
         if not isinstance(key, str):
             raise RequestError("is missing", field="key", fix="send the admin key")
         secure = (b"x-forwarded-proto", b"https") in exchange.headers
-        send_json(exchange, {"ok": True}, [access.login(key, secure=secure)])
+        cookie = access.login(key, secure=secure)
+        if (tenancy := service().tenancy) is not None:
+            tenancy.audit("admin", "admin.login")
+        send_json(exchange, {"ok": True}, [cookie])
 
     async def logout(exchange: Exchange, principal: Principal) -> None:
         del principal

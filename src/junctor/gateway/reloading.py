@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +72,8 @@ class Reloader:
                 journal.batch(asyncio.get_running_loop().call_soon)
             self.gateway.serve(fresh)
             log.warning("the configuration was read again: %d targets, %d aliases", len(config.targets), len(config.aliases))
+            if fresh.tenancy is not None:
+                fresh.tenancy.audit("gateway", "config.reloaded", self.path.name, process=os.getpid())
             self._retire(old)
 
     def _retire(self, old: Service) -> None:

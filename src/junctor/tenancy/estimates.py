@@ -21,7 +21,7 @@ from junctor.engine.run import CANCELLED, Run
 from junctor.journal import OutcomeRecord
 from junctor.plans.contracts import Accept, accept_rule
 from junctor.tenancy.accounts import NANO
-from junctor.types import Attempt, Call, Catalogue, Fallback, Panel, Plan, Price, Request, Target
+from junctor.types import Attempt, Call, Catalogue, Fallback, Panel, Plan, Price, Request, Target, plan_targets
 
 CHARS_PER_TOKEN = 4
 OUTPUT_TOKENS = 4096
@@ -113,7 +113,6 @@ class Tariffs:
         self._of = {target.id: Tariff(target) for target in targets}
         self._prices = {target.id: target.price for target in targets}
         self.unpriced = tuple(target.id for target in targets if target.price is None)
-        self._asks: dict[str, bool] = {}
         every = list(self._of.values()) or [FREE]
         self._inward = max(tariff.inward for tariff in every)
         self._outward = max(tariff.outward for tariff in every)
@@ -133,16 +132,17 @@ class Tariffs:
         parts = [self.most(part, sent, asked, answers) for part in plan.plans]  # type: ignore[union-attr]
         if type(plan) is Panel:
             return sum(parts)
-        # Later stages and checks may be shown earlier answers: what they wrote goes in again.
-        checks = (len(parts) - 1) * max(parts) if self._asks_questions(plan) else 0
-        return sum(parts) + checks
+        return sum(parts) + self._checks(plan, sent, asked)
 
-    def _asks_questions(self, plan: Any) -> bool:
-        known = self._asks.get(plan.accept)
-        if known is None:
-            rule = type(accept_rule(plan.accept, plan.settings))
-            known = self._asks[plan.accept] = rule.questions is not Accept.questions
-        return known
+    def _checks(self, plan: Any, sent: int, asked: int | None) -> int:
+        """What a cascade's rule may ask of its own: `k` times per stage, shown the question and the answer."""
+        rule = accept_rule(plan.accept, plan.settings)
+        if type(rule).questions is Accept.questions:
+            return 0
+        named = (name for name in plan.settings.values() if isinstance(name, str))
+        shown = sent + (OUTPUT_TOKENS if asked is None else asked)
+        most = max(self._of.get(id_, FREE).most(shown, None, 1) for id_ in (*plan_targets(plan), *named))
+        return (len(plan.plans) - 1) * int(getattr(rule, "k", 1)) * most
 
     def ceiling(self, sent: int, asked: int | None, answers: int) -> int:
         """Quickly: no single target may cost more than this."""
