@@ -136,23 +136,37 @@ def open_table(data: Path, **options: Any) -> OutcomeTable:
     return read_table(data, **options)
 
 
+LITELLM = "litellm"
+
+
 def import_(
     format_: str = typer.Argument(
-        metavar="FORMAT", help="routerbench, sprout, embedllm, routereval, …; see `junctor formats`."
+        metavar="FORMAT", help="routerbench, sprout, embedllm, routereval, …, litellm; see `junctor formats`."
     ),
     source: Path = typer.Argument(help="File or folder in that format."),
-    out: Path = typer.Option(..., "--out", "-o", help="Outcome table to write: .parquet or .csv."),
+    out: Path | None = typer.Option(
+        None, "--out", "-o", help="Outcome table to write, .parquet or .csv; of litellm the configuration [junctor.toml]."
+    ),
     trust_pickle: bool = typer.Option(
         False, "--trust-pickle", help="Open a pickle: it can run any code, so only for a file whose maker you trust."
     ),
 ) -> None:
-    """Turn a public format, or a gateway's journal, into an outcome table.
+    """Turn a public format, or a gateway's journal, into an outcome table, or LiteLLM's configuration into ours.
 
     Example: junctor import journal demo/junctor.journal --out live.parquet
+
+    Example: junctor import litellm config.yaml --out junctor.toml
     """
+    if format_ == LITELLM:
+        from junctor.cli.importing import import_litellm
+
+        import_litellm(source, out)
+        return
     from junctor.outcomes.importers import import_outcomes
     from junctor.outcomes.writing import write_table
 
+    if out is None:
+        raise UserError("is missing", field="--out", fix="name the table to write, for example --out live.parquet")
     table = import_outcomes(format_, source, trust_pickle=trust_pickle)
     write_table(table, out)
     for note in table.notes:
@@ -167,6 +181,7 @@ def formats() -> None:
     out = console()
     for name, summary in FORMATS.items():
         out.print(f"[bold]{name:16}[/bold] {summary}")
+    out.print(f"[bold]{LITELLM:16}[/bold] the configuration of a LiteLLM proxy; becomes ours, not a table")
 
 
 def register(app: typer.Typer) -> None:

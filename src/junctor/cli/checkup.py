@@ -30,6 +30,7 @@ State = Literal["ok", "warning", "failed", "skipped"]
 ANSWER_S = 10.0
 KEY_REFUSED = (401, 403)
 NOT_THERE = (404, 405, 501)
+MODELS = {"anthropic": "/v1/models"}
 
 
 class Finding(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -279,7 +280,7 @@ async def _reached(name: str, provider: Provider) -> Finding:
     if upstream is None or not hasattr(upstream, "request"):
         return Finding(check=check, state="skipped", said="has nobody to ask on the way; --probe calls its targets")
     try:
-        response = await upstream.request("GET", "/models", b"", ANSWER_S, name)
+        response = await upstream.request("GET", MODELS.get(provider.name, "/models"), b"", ANSWER_S, name)
         status = response.status
         response.close()
     except UpstreamTimeout:
@@ -305,7 +306,7 @@ def _told(check: str, url: str, status: int) -> Finding:
         )
     if status in NOT_THERE:
         said = f"{url} answers, but lists no models ({status}): the key was not checked"
-        return Finding(check=check, state="warning", said=said, fix="use --probe, and check that base_url ends in /v1")
+        return Finding(check=check, state="warning", said=said, fix="use --probe, and check base_url")
     if status >= 500:
         return Finding(check=check, state="failed", said=f"{url} answers {status}", fix="see its own log or status page")
     return ok(check, f"{url} answers")

@@ -1,4 +1,4 @@
-"""fixed: always the one target you name."""
+"""fixed: always the one target you name, and after it those that you name to stand by."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ class Fixed(Standing):
 
 @dataclass(frozen=True, kw_only=True)
 class FixedConfig(PolicyConfig):
-    """target: the id to call, whatever the request."""
+    """target: the id to call, whatever the request; then: the ids to call, in this order, when that fails."""
 
     target: str = ""
+    then: tuple[str, ...] = ()
 
     name: ClassVar[str] = "fixed"
     fitted: ClassVar[type[Policy]] = Fixed
@@ -46,7 +47,10 @@ class FixedConfig(PolicyConfig):
     def fit(self, table: OutcomeTable, features: Features, rng: np.random.Generator) -> Fixed:
         """Learn nothing; raises ConfigError when the table has no such target."""
         del features, rng
-        if table.targets.position(self.target) is None:
-            known = ", ".join(table.targets.ids)
-            raise ConfigError(f"no target is called {self.target!r}", field="fixed.target", fix=f"targets: {known}")
-        return Fixed([self.target], {}, 0)
+        order = list(dict.fromkeys((self.target, *self.then)))
+        for id_ in order:
+            if table.targets.position(id_) is None:
+                known = ", ".join(table.targets.ids)
+                field = "fixed.target" if id_ == self.target else "fixed.then"
+                raise ConfigError(f"no target is called {id_!r}", field=field, fix=f"targets: {known}")
+        return Fixed(order, {}, len(order) - 1)
