@@ -5,6 +5,7 @@
     POST /v1/feedback           what somebody says later about a decision
     GET  /v1/decisions/ID       a decision and what came of it
     GET  /healthz               200 while it serves
+    GET  /openapi.json          all of this, described
 
 Everything that goes wrong is answered in the error shape of the API that was called. Neither prompts nor tracebacks with values
 are logged or sent.
@@ -24,7 +25,7 @@ from junctor.caching.headers import wants_fresh
 from junctor.engine import Engine
 from junctor.engine.engine import new_id
 from junctor.errors import Forbidden, JunctorError, UnknownModel
-from junctor.gateway import replies, wire
+from junctor.gateway import openapi, replies, wire
 from junctor.gateway.http import Exchange
 from junctor.gateway.pages import Page, Pages
 from junctor.gateway.wires.base import Asked, EventWriter, Headers, Wire
@@ -67,9 +68,11 @@ class Gateway:
                 ("GET", "/v1/models"): Page(self._list_models),
                 ("GET", "/healthz"): Page(self._health, open=True),
                 ("GET", f"{DECISIONS}*"): Page(self._decision),
+                ("GET", openapi.PATH): Page(self._describe, open=True),
             }
             | dict(pages or {})
         )
+        self._openapi = openapi.OpenApi(self.pages)
         self.serve(Service(service) if isinstance(service, Engine) else service)
 
     def serve(self, service: Service) -> None:
@@ -151,6 +154,10 @@ class Gateway:
     async def _list_models(self, exchange: Exchange, principal: Principal) -> None:
         del principal
         exchange.reply(200, JSON, self._models)
+
+    async def _describe(self, exchange: Exchange, principal: Principal) -> None:
+        del principal
+        exchange.reply(200, JSON, self._openapi.body())
 
     async def _health(self, exchange: Exchange, principal: Principal) -> None:
         del principal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from junctor.errors import NoSuchPath, WrongMethod
@@ -35,6 +35,13 @@ class Pages:
             self._below.setdefault(path[:-1], {})[method] = page
         else:
             self._exact.setdefault(path, {})[method] = page
+
+    def listed(self) -> Iterator[tuple[str, str, Page]]:
+        """Every page: method, path, page."""
+        for path, methods in self._exact.items():
+            yield from ((method, path, page) for method, page in methods.items())
+        for start, methods in self._below.items():
+            yield from ((method, f"{start}*", page) for method, page in methods.items())
 
     def find(self, method: str, path: str) -> Page:
         """The page; raises NoSuchPath or WrongMethod."""
