@@ -247,6 +247,8 @@ class Run:
             asked = start(ask(site.provider, self.request, target, limit_s))
             if isinstance(asked, Ready):
                 return asked.value
+            if site.provider.keeps_time:
+                return await asked
             # The provider knows the limit too; this one holds even when a provider of yours forgets it.
             async with asyncio.timeout(limit_s):
                 return await asked

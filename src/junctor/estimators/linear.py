@@ -6,6 +6,7 @@ is not that. No prediction leaves the range that was recorded, so that a cost is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
@@ -21,7 +22,7 @@ from junctor.estimators.regression import logistic, ridge, sigmoid
 from junctor.estimators.settings import check, configured
 from junctor.features import Features
 from junctor.outcomes import OutcomeTable
-from junctor.policy import Array, Estimator, EstimatorConfig, Prediction, State
+from junctor.policy import Array, Estimator, EstimatorConfig, Figures, Prediction, State
 
 ALPHAS = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
 
@@ -41,11 +42,26 @@ class Linear(Estimator):
         self._low, self._high = bounds
         self._quality = slice(0, len(self.targets))
         self._all_odds, self._any_odds = bool(odds.all()), bool(odds.any())
+        self._plain = list(zip(bias.tolist(), self._low.tolist(), self._high.tolist(), strict=True))
+        self._plain_odds = odds.tolist()
 
     def predict(self, features: Features) -> Prediction:
         """One vector-matrix product [M]."""
         vectors = self._checked(features.vectors(self.name))
         return self._answer(vectors[0].astype(np.float64).dot(self._weights))
+
+    def figures(self, features: Features) -> Figures:
+        """The same as `predict`: beyond the product, a few dozen plain numbers are quicker than as many calls of numpy."""
+        vectors = self._checked(features.vectors(self.name))
+        flat: list[float] = vectors[0].astype(np.float64).dot(self._weights).tolist()
+        flat = [value + bias for value, (bias, _, _) in zip(flat, self._plain, strict=True)]
+        if self._any_odds:
+            for place, odd in enumerate(self._plain_odds):
+                if odd:
+                    flat[place] = (math.tanh(flat[place] * 0.5) + 1.0) * 0.5
+        bounded = zip(flat, self._plain, strict=True)
+        flat = [low if v < low else high if v > high else v for v, (_, low, high) in bounded]  # noqa: FURB136 - calls cost
+        return self._columns.figures(flat)
 
     def predict_many(self, features: Features) -> Prediction:
         """One matrix product [N, M]."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from junctor.errors import TableError, UserError
 from junctor.features import Features
 from junctor.outcomes import OutcomeTable
-from junctor.policy import Array, Prediction
+from junctor.policy import Array, Figures, Prediction
 
 PREDICTED = ("quality", "cost_usd", "latency_s", "output_tokens")
 UNKNOWN_VARIANCE = 0.25
@@ -44,6 +44,12 @@ class Columns:
         return Prediction(
             parts["quality"], quality_std, parts.get("cost_usd"), parts.get("latency_s"), parts.get("output_tokens")
         )
+
+    def figures(self, flat: list[float]) -> Figures:
+        """From expected values [C] as plain numbers."""
+        m = len(self.targets)
+        parts = {name: flat[i * m : (i + 1) * m] for i, name in enumerate(self.measures)}
+        return Figures(parts["quality"], parts.get("cost_usd"), parts.get("latency_s"), parts.get("output_tokens"))
 
     def plus(self, target: str) -> Columns:
         """With one more target, the last; raises UserError when it is known already."""

@@ -117,13 +117,24 @@ class View:
     refusals   why each other target is out
     """
 
-    __slots__ = ("columns", "cost_scale", "ids", "latency_scale", "list_cost", "listed", "places", "refusals")
+    __slots__ = (
+        "_listed_columns",
+        "columns",
+        "cost_scale",
+        "ids",
+        "latency_scale",
+        "list_cost",
+        "listed",
+        "places",
+        "refusals",
+    )
 
     def __init__(self, targets: Catalogue, fitted: dict[str, int], scales: Scales) -> None:
         known = [i for i, id_ in enumerate(targets.ids) if id_ in fitted]
         columns = [fitted[targets.ids[i]] for i in known]
         self.places = np.array(known, dtype=np.intp)
         self.columns = None if columns == list(range(len(fitted))) else np.array(columns, dtype=np.intp)
+        self._listed_columns = None if self.columns is None else columns
         self.ids = [targets.ids[i] for i in known]
         self.list_cost = np.array([scales.list_cost(targets[i]) for i in known], dtype=np.float64)
         self.listed: list[float] = self.list_cost.tolist()
@@ -135,6 +146,11 @@ class View:
     def pick(self, values: Array | None) -> Array | None:
         """The K columns of [..., M] values."""
         return values if values is None or self.columns is None else values[..., self.columns]
+
+    def chosen(self, values: list[float] | None) -> list[float] | None:
+        """The K columns of [M] plain numbers."""
+        columns = self._listed_columns
+        return values if values is None or columns is None else [values[i] for i in columns]
 
     def costs(self, predicted: Array | None, like: Array) -> Array:
         """USD [..., K]: predicted, else the list price of a typical call, else NaN."""

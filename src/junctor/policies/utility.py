@@ -24,7 +24,7 @@ from junctor.features import Features
 from junctor.outcomes import OutcomeTable
 from junctor.policies import choosing
 from junctor.policies.trading import Scales, Utility, View, first_best, has_gaps
-from junctor.policy import Array, Estimator, EstimatorConfig, Policy, PolicyConfig, Prediction, State, Sweep
+from junctor.policy import Array, Estimator, EstimatorConfig, Figures, Policy, PolicyConfig, State, Sweep
 from junctor.types import Catalogue, Decision, Outcome, Ranked, Request
 
 WEIGHTS = (0.0, *np.geomspace(1e-3, 1e3, 60).tolist())
@@ -69,13 +69,14 @@ class UtilityPolicy(Policy):
         del rng
         view = self._views.get(targets) or self._view(targets)
         utility = self.utility.under(request.constraints)
-        features = request.features
-        found = self.estimator.expect(Features.of(request) if features is None else features)
-        quality = found.quality if view.columns is None else found.quality[view.columns]
+        features = Features.of(request) if request.features is None else request.features
         if len(view.ids) <= FEW and request.switch is None and utility.quality_floor is None:
-            quick = _traded_few(view, utility, found, quality.tolist())
+            plain = self.estimator.figures(features)
+            quick = _traded_few(view, utility, plain)
             if quick is not None:
-                return self._decision(request, view, utility, found, *quick)
+                return self._decision(request, view, utility, plain, *quick)
+        found = self.estimator.expect(features)
+        quality = found.quality if view.columns is None else found.quality[view.columns]
         cost = view.costs(found.cost_usd, quality)
         if request.switch is not None:
             stay, extra = request.switch.target, request.switch.cost_usd
@@ -86,7 +87,8 @@ class UtilityPolicy(Policy):
             choosing.refuse(
                 "no target can be chosen", _refusals(view, utility, quality, cost), fix="raise the budget, or fit anew"
             )
-        return self._decision(request, view, utility, found, order.tolist(), (score.tolist(), quality.tolist(), cost.tolist()))
+        plain = Figures.of(found)
+        return self._decision(request, view, utility, plain, order.tolist(), (score.tolist(), quality.tolist(), cost.tolist()))
 
     def decide_many(self, features: Features, targets: Catalogue, rng: np.random.Generator) -> tuple[NDArray[np.intp], Array]:
         """The best trades for N requests; raises NoTarget when a request has none."""
@@ -143,14 +145,12 @@ class UtilityPolicy(Policy):
         request: Request,
         view: View,
         utility: Utility,
-        found: Prediction,
+        found: Figures,
         order: list[int],
         figures: tuple[list[float], list[float], list[float]],
     ) -> Decision:
         score, quality, cost = figures
-        latency, tokens = (
-            None if v is None else v.tolist() for v in (view.pick(found.latency_s), view.pick(found.output_tokens))
-        )
+        latency, tokens = view.chosen(found.latency_s), view.chosen(found.output_tokens)
         ids = view.ids
         ranked = tuple(
             Ranked(
@@ -205,14 +205,15 @@ class UtilityPolicy(Policy):
 
 
 def _traded_few(
-    view: View, utility: Utility, found: Prediction, quality: list[float]
+    view: View, utility: Utility, found: Figures
 ) -> tuple[list[int], tuple[list[float], list[float], list[float]]] | None:
     """The order, and (score, quality, cost), of a handful of targets: the same sums as `_scores`, in a third of the time.
 
     None where something is not known, or is too dear, or is a tie: that is for numpy's way.
     """
-    cost = _known(view, found.cost_usd)
-    slow = _known(view, found.latency_s) if utility.latency_weight and found.latency_s is not None else None
+    quality = view.chosen(found.quality) or []
+    cost = view.chosen(found.cost_usd) or view.listed
+    slow = view.chosen(found.latency_s) if utility.latency_weight else None
     if sum(quality) != sum(quality) or sum(cost) != sum(cost) or (slow is not None and sum(slow) != sum(slow)):
         return None
     score = quality
@@ -228,14 +229,6 @@ def _traded_few(
     if len(order) > 1 and (len(set(score)) < len(score) or not score[order[0]] > score[order[1]] + choosing.TIE):
         return None
     return order, (score, quality, cost)
-
-
-def _known(view: View, predicted: Array | None) -> list[float]:
-    """Costs or latencies [K] as plain numbers; list prices where there is no prediction."""
-    if predicted is None:
-        return view.listed
-    found: list[float] = (predicted if view.columns is None else predicted[view.columns]).tolist()
-    return found
 
 
 def _choices(view: View, utility: Utility, score: Array, quality: Array, cost: Array) -> NDArray[np.intp]:

@@ -71,6 +71,8 @@ class Provider(ABC):
 
     name: ClassVar[str]
     capabilities: ClassVar[frozenset[str] | None] = None
+    keeps_time: ClassVar[bool] = False
+    """Whether `timeout_s` is surely held here, so that nobody else need watch the clock."""
     paths: ClassVar[tuple[str, ...]] = ()
     """Settings that name a file: in a configuration they are relative to it."""
 

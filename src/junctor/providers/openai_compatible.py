@@ -69,6 +69,7 @@ class OpenAICompatibleProvider(Provider):
     """
 
     name: ClassVar[str] = "openai_compatible"
+    keeps_time: ClassVar[bool] = True
     path: ClassVar[str] = "/chat/completions"
 
     def __init__(
