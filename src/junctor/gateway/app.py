@@ -80,6 +80,10 @@ class Gateway:
         self.service = service
         self._models = replies.models_body(service.engine)
 
+    def refusal(self, error: JunctorError, path: str) -> bytes:
+        """The body of an error, in the shape of the API that speaks on this path."""
+        return shape_of(path, self.wires).error(error)
+
     async def __call__(self, exchange: Exchange) -> None:
         """One request."""
         try:

@@ -120,6 +120,7 @@ class Exchange:
 
 
 App = Callable[[Exchange], Awaitable[None]]
+Refusal = Callable[[JunctorError, str], bytes]
 
 
 class Connection(asyncio.Protocol):
@@ -298,7 +299,8 @@ class Connection(asyncio.Protocol):
             self._last = True  # an earlier request is still being answered: after that, the connection ends
             return
         exchange = Exchange(self, "", "", [], b"", keep_alive=False, chunked=True)
-        exchange.reply(error.http_status, [JSON_TYPE], error_body(error))
+        path = self._url.partition(b"?")[0].decode("latin-1")
+        exchange.reply(error.http_status, [JSON_TYPE], self.server.refusal(error, path))
 
     def sweep(self, now: float) -> None:
         """Called once a second: end what has been idle, unfinished or refused for too long."""
@@ -329,11 +331,19 @@ class Server:
     """Accepts connections and hands their requests to `app`.
 
     body_timeout_s  for a request from its first byte to its last; keep_alive_s  for a connection between two requests
+    refusal         the body that answers what never became a request, by the path that it named as far as that is known
     """
 
     def __init__(
-        self, app: App, *, max_body_bytes: int = 8 * 1024 * 1024, body_timeout_s: float = 30.0, keep_alive_s: float = 75.0
+        self,
+        app: App,
+        *,
+        max_body_bytes: int = 8 * 1024 * 1024,
+        body_timeout_s: float = 30.0,
+        keep_alive_s: float = 75.0,
+        refusal: Refusal | None = None,
     ) -> None:
+        self.refusal: Refusal = refusal or (lambda error, _: error_body(error))
         self.app = app
         self.max_body_bytes = max_body_bytes
         self.body_timeout_s = body_timeout_s

@@ -110,7 +110,7 @@ async def serve_async(
     one_blas_thread()
     gateway = app if isinstance(app, Gateway) else Gateway(app)
     sock = bind(host, port, shared=shared_port)
-    server = Server(gateway, max_body_bytes=max_body_bytes, body_timeout_s=body_timeout_s)
+    server = Server(gateway, max_body_bytes=max_body_bytes, body_timeout_s=body_timeout_s, refusal=gateway.refusal)
     listening = await asyncio.get_running_loop().create_server(server.connection, sock=sock, backlog=BACKLOG)
     _batch_journal(gateway)
     stop, hurry = until or asyncio.Event(), asyncio.Event()
