@@ -69,8 +69,8 @@ def _saving(row: dict[str, Any]) -> str:
     share = "" if row["saved_share"] is None else f" ({row['saved_share']:.0%})"
     return (
         f"{start}; always {row['best_single']} (best by {row['basis']}) about {row['single_usd']:.6f} for the "
-        f"{row['compared']:,} that can be compared: saved {row['saved_usd']:.6f}{share} after {row['failed_usd']:.6f} for failed "
-        f"calls and {row['cpu_usd']:.6f} for processor time"
+        f"{row['compared']:,} that can be compared: saved {row['saved_usd']:.6f}{share} after {row['failed_usd']:.6f} for "
+        f"failed calls and {row['cpu_usd']:.6f} for processor time"
     )
 
 

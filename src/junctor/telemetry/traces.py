@@ -163,7 +163,7 @@ class Tracer:
             title,
             SERVER,
             start,
-            int(record.at * 1e9),
+            start + int(took * 1e9),
             _of_request(ended),
             record.error,
             place.state,
