@@ -1,11 +1,11 @@
 """Keys over HTTP, for the dashboard and for scripts; only with the admin key.
 
-    GET  /admin/keys?all=1          the keys (also revoked and expired ones), what they have spent, and the teams
-    POST /admin/keys                {"name", "team", "models", "budget_usd", "period", …, "expires": "30d"}: the key, once
-    GET  /admin/keys/ID             one key
-    POST /admin/keys/ID/revoke      ends it now
-    POST /admin/keys/ID/rotate      {"grace": "24h"}: a new secret, once
-    GET  /admin/audit?most=100      the audit log
+GET  /admin/keys?all=1          the keys (also revoked and expired ones), what they have spent, and the teams
+POST /admin/keys                {"name", "team", "models", "budget_usd", "period", …, "expires": "30d"}: the key, once
+GET  /admin/keys/ID             one key
+POST /admin/keys/ID/revoke      ends it now
+POST /admin/keys/ID/rotate      {"grace": "24h"}: a new secret, once
+GET  /admin/audit?most=100      the audit log
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from junctor.gateway.pages import Page
 from junctor.gateway.replies import error_headers, error_object
 from junctor.gateway.wire import parse_json
 from junctor.service import Service
+from junctor.tenancy.contracts import Principal
 from junctor.tenancy.gate import KeyedTenancy
 from junctor.tenancy.keeping import Keeper
-from junctor.tenancy.contracts import Principal
 
 ACTOR = "admin (over HTTP)"
 MOST_ENTRIES = 1000
@@ -64,9 +64,7 @@ def _keeper(config: Config, service: Service) -> Keeper:
     tenancy = service.tenancy
     if not isinstance(tenancy, KeyedTenancy):
         raise RequestError("there are no keys here", field="gateway.keys", fix='write keys = "required" under [gateway]')
-    return Keeper(
-        tenancy.store, teams=tuple(tenancy.teams), models=(*config.aliases, *config.targets), actor=ACTOR
-    )
+    return Keeper(tenancy.store, teams=tuple(tenancy.teams), models=(*config.aliases, *config.targets), actor=ACTOR)
 
 
 async def _list(keeper: Keeper, exchange: Exchange) -> dict[str, Any]:

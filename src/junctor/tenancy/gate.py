@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from junctor.engine.filters import characters
 from junctor.engine.run import Run
-from junctor.errors import OverBudget, RateLimited, StateUnavailable, Unauthorised
+from junctor.errors import OverBudget, RateLimited, Unauthorised
 from junctor.journal import OutcomeRecord
 from junctor.sections import TeamSection
 from junctor.tenancy.accounts import NANO, NO_END, Account, Crossing, Refusal, Room, account, usd
@@ -33,9 +33,10 @@ HEADER = b"x-junctor-budget-left-usd"
 
 
 class Caller(Principal, frozen=True, kw_only=True):
-    """A principal with its accounts: its key's, then its team's."""
+    """A principal with its accounts, its key's, then its team's; `limits` are the headers that say what they allow."""
 
     accounts: Accounts = ()
+    limits: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Known(Struct, frozen=True, gc=False):
@@ -161,6 +162,7 @@ class KeyedTenancy(Tenancy):
         models = set(record.models) or None
         if team is not None and team.models:
             models = set(team.models) if models is None else models & set(team.models)
+        accounts = (own, self._team_accounts[record.team]) if team is not None else (own,)
         priority = record.priority if record.priority is not None else team.priority if team is not None else 1
         return Caller(
             key=record.id,
@@ -169,7 +171,8 @@ class KeyedTenancy(Tenancy):
             tenant=record.tenant,
             models=None if models is None else frozenset(models),
             priority=priority,
-            accounts=(own, self._team_accounts[record.team]) if team is not None else (own,),
+            accounts=accounts,
+            limits=limit_headers(accounts),
         )
 
     # a call
@@ -181,6 +184,8 @@ class KeyedTenancy(Tenancy):
         ticket = Ticket(accounts, input_bytes(request), asked_output(request), choices(request))
         if not accounts:
             return ticket
+        assert isinstance(principal, Caller)
+        ticket.headers = list(principal.limits)
         now = self._wall()
         ticket.expires = now + self._hold_s
         ticket.ceiling = self.tariffs.ceiling(ticket.sent, ticket.asked, ticket.answers)
@@ -196,7 +201,7 @@ class KeyedTenancy(Tenancy):
         if type(room) is Refusal:
             raise self._limited(room, ticket)
         assert isinstance(room, Room)
-        headers: list[tuple[bytes, bytes]] = []
+        headers = list(ticket.headers or ())
         if room.requests != NO_END:
             headers.append((b"x-ratelimit-remaining-requests", b"%d" % room.requests))
         if room.tokens != NO_END:
@@ -293,6 +298,11 @@ class KeyedTenancy(Tenancy):
         await self.store.aclose()
 
 
-def unavailable() -> StateUnavailable:
-    """The store does not answer."""
-    return StateUnavailable("the store of keys and budgets does not answer", field="state.url", fix="try again in a moment")
+def limit_headers(accounts: Accounts) -> tuple[tuple[bytes, bytes], ...]:
+    """The least limits of these accounts, as answers state them."""
+    found = []
+    for name in ("requests", "tokens"):
+        limits = [limit for a in accounts if (limit := getattr(a, name)) >= 0]
+        if limits:
+            found.append((f"x-ratelimit-limit-{name}".encode(), b"%d" % min(limits)))
+    return tuple(found)
