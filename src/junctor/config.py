@@ -50,7 +50,18 @@ from junctor.sections import (
 from junctor.types import TARGET_KINDS, Target
 
 T = TypeVar("T")
-SECRET_KEYS = ("api_key", "token", "password", "secret", "authorization")
+SECRET_KEYS = (
+    "api_key",
+    "token",
+    "password",
+    "secret",
+    "authorization",
+    "secret_access_key",
+    "session_token",
+    "x-api-key",
+    "x-goog-api-key",
+    "api-key",
+)
 
 
 class Config(Struct, frozen=True, kw_only=True):

@@ -342,7 +342,17 @@ BUILTIN: tuple[Entry, ...] = (
     Entry("aggregate", "majority", "junctor.plans.combining:Majority", "the answer that most gave"),
     Entry("aggregate", "best-scored", "junctor.plans.combining:BestScored", "the answer with the highest score"),
     Entry("guard", "pii", "junctor.guards.masking:PiiGuard", "personal data: masked and put back, blocked, or noticed"),
-    Entry("guard", "json", "junctor.guards.structured:JsonGuard", "JSON replies hold to their schema, mended or refused", "guards"),
+    Entry("guard", "injection", "junctor.guards.scoring:InjectionGuard", "attempts to take over the model, by patterns"),
+    Entry("guard", "unsafe", "junctor.guards.scoring:UnsafeGuard", "unsafe content, by lists of words"),
+    Entry("guard", "scorer", "junctor.guards.scoring:ScorerGuard", "a scorer that `junctor guards fit` made of your labels"),
+    Entry(
+        "guard", "length", "junctor.guards.limits:LengthGuard", "how long a request may be, and how many messages it may hold"
+    ),
+    Entry("guard", "words", "junctor.guards.limits:WordsGuard", "words and patterns that may not pass"),
+    Entry("guard", "topics", "junctor.guards.topics:TopicsGuard", "topics by examples and keywords, allowed or refused"),
+    Entry(
+        "guard", "json", "junctor.guards.structured:JsonGuard", "JSON replies hold to their schema, mended or refused", "guards"
+    ),
     Entry(
         "provider",
         "embedded",
@@ -358,6 +368,7 @@ BUILTIN: tuple[Entry, ...] = (
     ),
     Entry("provider", "anthropic", "junctor.providers.anthropic:AnthropicProvider", "Anthropic's Messages API"),
     Entry("provider", "gemini", "junctor.providers.gemini:GeminiProvider", "Google's Gemini API, embeddings too"),
+    Entry("provider", "bedrock", "junctor.providers.bedrock:BedrockProvider", "Amazon Bedrock's Converse API"),
     Entry(
         "provider",
         "scripted",

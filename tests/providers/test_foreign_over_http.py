@@ -13,6 +13,8 @@ from junctor.gateway import serve_async
 
 from .fakes.anthropic import KEY as ANTHROPIC_KEY
 from .fakes.anthropic import FakeAnthropic
+from .fakes.bedrock import ACCESS_KEY, FakeBedrock
+from .fakes.bedrock import SECRET_KEY as BEDROCK_KEY
 from .fakes.gemini import KEY as GEMINI_KEY
 from .fakes.gemini import FakeGemini
 
@@ -31,9 +33,11 @@ price = {{ input_usd_per_mtok = 3.0, output_usd_per_mtok = 15.0, cached_input_us
 [targets.foreign.limits]
 output_tokens = 8192
 """
+BEDROCK = f'kind = "bedrock"\nregion = "eu-central-1"\nbase_url = "{{url}}"\naccess_key_id = "{ACCESS_KEY}"'
 PROVIDERS = {
     "anthropic": (FakeAnthropic, 'kind = "anthropic"\nbase_url = "{url}"\napi_key = "env:KEY"', "claude-x", ANTHROPIC_KEY),
     "gemini": (FakeGemini, 'kind = "gemini"\nbase_url = "{url}"\napi_key = "env:KEY"', "gemini-x", GEMINI_KEY),
+    "bedrock": (FakeBedrock, BEDROCK + '\nsecret_access_key = "env:KEY"', "anthropic.claude-v1:0", BEDROCK_KEY),
 }
 WEATHER = {
     "type": "function",
@@ -108,9 +112,12 @@ async def test_what_it_cannot_do_is_refused_with_a_reason(client):
     turns = [{"role": "user", "content": "hi"}]
     with pytest.raises(openai.APIStatusError) as caught:
         await client.chat.completions.create(model="foreign", messages=turns, logit_bias={"5": 1})
-    assert (caught.value.status_code, caught.value.body["param"]) == (400, "logit_bias")
-    sound = [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "xyz"}}]
-    with pytest.raises(openai.APIStatusError) as caught:
-        await client.chat.completions.create(model="foreign", messages=[{"role": "user", "content": sound}])
     assert caught.value.status_code in (400, 422)
+    assert caught.value.body["param"] == "logit_bias"
+    with pytest.raises(openai.APIStatusError) as caught:
+        await client.chat.completions.create(model="foreign", messages=turns, n=2)
+    assert (caught.value.status_code, caught.value.body["param"]) == (422, "n")
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.chat.completions.create(model="foreign", messages=[{"role": "user", "content": "x", "name": "bob"}])
+    assert caught.value.body["param"] == "messages[0].name"
     assert fake.seen == []

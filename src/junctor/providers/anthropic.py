@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 from junctor.errors import ConfigError
 from junctor.providers import answers
 from junctor.providers.anthropic_answers import MessageStream, read_message
-from junctor.providers.anthropic_wire import Style, message_body, uses_json_tool
+from junctor.providers.anthropic_wire import Style, message_body
 from junctor.providers.base import Provider
-from junctor.providers.conversation import encoded
+from junctor.providers.conversation import encoded, uses_json_tool
 from junctor.providers.translated import Exchange, TranslatedProvider, UpstreamSettings, checked_settings
 from junctor.providers.upstream import Upstream
 from junctor.types import Request, Target
@@ -71,7 +71,7 @@ class AnthropicProvider(TranslatedProvider):
     def exchange(self, request: Request, target: Target, *, stream: bool) -> Exchange:
         """`POST /v1/messages`."""
         params = {**request.params, **target.settings}
-        json_tool = uses_json_tool(params, self.style)
+        json_tool = uses_json_tool(params, self.style.structured)
         reader = MessageStream(target.id, with_usage=answers.wants_usage(request), json_tool=json_tool, redacted=self.redacted)
         return Exchange(
             path="/v1/messages",

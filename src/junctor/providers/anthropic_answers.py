@@ -18,8 +18,8 @@ from msgspec import Raw, Struct
 
 from junctor.errors import UpstreamBroken, UpstreamError, UpstreamGarbage
 from junctor.providers import chat_writing
-from junctor.providers.anthropic_wire import JSON_TOOL
 from junctor.providers.base import Reply, Usage
+from junctor.providers.conversation import JSON_TOOL
 from junctor.providers.event_lines import EventLines
 from junctor.providers.event_reading import UNREADABLE, EventReader, Redacted, status_error
 from junctor.providers.openai_wire import SAID_CHARS, message_of

@@ -40,8 +40,6 @@ BUDGETS: Mapping[str, int] = {"minimal": 1024, "low": 2048, "medium": 8192, "hig
 LEAST_BUDGET = 1024
 TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 PICTURES = ("image/jpeg", "image/png", "image/gif", "image/webp")
-JSON_TOOL = "json_answer"
-JSON_TOOL_ABOUT = "Give the answer to the user by calling this tool, exactly once."
 _ID = re.compile(r"[^a-zA-Z0-9_-]")
 
 
@@ -148,27 +146,21 @@ def _tool(tool: chat.Tool | chat.Foreign) -> dict[str, Any]:
     return out
 
 
-def uses_json_tool(params: Mapping[str, Any], style: Style) -> bool:
-    """Whether an answer in JSON is asked for by way of a tool."""
-    kind, _ = chat.answer_format(params)
-    return kind == "json_object" or (kind == "json_schema" and style.structured == "tool")
-
-
 def _put_format(body: dict[str, Any], params: Mapping[str, Any], style: Style) -> None:
     kind, asked = chat.answer_format(params)
     if not kind:
         return
-    if not uses_json_tool(params, style):
+    if not chat.uses_json_tool(params, style.structured):
         body["output_config"] = {**body.get("output_config", {}), "format": {"type": "json_schema", "schema": asked["schema"]}}
         return
     if body.get("thinking", {}).get("type", "disabled") != "disabled" or params.get("thinking"):
         fix = "use json_schema with a model that has structured output, or leave the reasoning out"
         raise RequestError("cannot be asked for together with reasoning", field="response_format", fix=fix)
     schema = {"type": "object", **asked.get("schema", {})}
-    about = str(asked.get("description") or JSON_TOOL_ABOUT)
+    about = str(asked.get("description") or chat.JSON_TOOL_ABOUT)
     others = body.get("tools", [])
-    body["tools"] = [*others, {"name": JSON_TOOL, "description": about, "input_schema": schema}]
-    body["tool_choice"] = {"type": "any"} if others else {"type": "tool", "name": JSON_TOOL}
+    body["tools"] = [*others, {"name": chat.JSON_TOOL, "description": about, "input_schema": schema}]
+    body["tool_choice"] = {"type": "any"} if others else {"type": "tool", "name": chat.JSON_TOOL}
 
 
 def _blocks(parts: Iterable[chat.Part]) -> list[dict[str, Any]]:

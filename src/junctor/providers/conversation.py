@@ -430,6 +430,16 @@ def answer_format(params: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     return "json_schema", found
 
 
+JSON_TOOL = "json_answer"
+JSON_TOOL_ABOUT = "Give the answer to the user by calling this tool, exactly once."
+
+
+def uses_json_tool(params: Mapping[str, Any], structured: str) -> bool:
+    """Whether an answer in JSON is asked for by way of a tool: json_object always, json_schema where `structured` is "tool"."""
+    kind, _ = answer_format(params)
+    return kind == "json_object" or (kind == "json_schema" and structured == "tool")
+
+
 def encoded(body: Mapping[str, Any]) -> bytes:
     """A body as JSON; a lone surrogate, which has no bytes in UTF-8, becomes a question mark. Raises RequestError."""
     try:

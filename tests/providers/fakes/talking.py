@@ -56,8 +56,8 @@ def joined(events):
             out.setdefault("thinking_blocks", []).extend(delta.get("thinking_blocks", []))
             if "images" in delta:
                 out["images"] = out.get("images", []) + delta["images"]
-            if "google" in delta.get("extra_content", {}):
-                out.setdefault("extra_content", {"google": {}})["google"].update(delta["extra_content"]["google"])
+            for who, more in delta.get("extra_content", {}).items():
+                out.setdefault("extra_content", {}).setdefault(who, {}).update(more)
             for call in delta.get("tool_calls", []):
                 if call["index"] == len(out["tool_calls"]):
                     out["tool_calls"].append(call | {"function": dict(call["function"])})
