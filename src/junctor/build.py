@@ -12,8 +12,10 @@ from junctor.engine.choosers import build_aliases
 from junctor.engine.retrying import Retries
 from junctor.errors import ConfigError
 from junctor.guards.building import build_chain
+from junctor.guards.detecting import DETECTORS
 from junctor.journal import Journal
 from junctor.providers.base import Provider
+from junctor.sections import GatewaySection
 from junctor.service import Service
 from junctor.service.queueing import Queue
 from junctor.tenancy.building import build_tenancy
@@ -26,10 +28,20 @@ def build_service(config: Config, old: Service | None = None) -> Service:
     `old` is the service that this one takes over from, when a configuration is read again: the journal goes on.
     """
     engine = build_engine(config, journal=_same_journal(config, old), old=None if old is None else old.engine)
-    gateway = config.gateway
-    queue = Queue(gateway.max_concurrent, gateway.max_waiting) if gateway.max_concurrent else None
     chains = {name: build_chain(config, alias.guards) for name, alias in config.aliases.items() if alias.guards}
-    return Service(engine, tenancy=build_tenancy(config), chains=chains, caches=build_caches(config), queue=queue)
+    return Service(
+        engine, tenancy=build_tenancy(config), chains=chains, caches=build_caches(config), queue=_queue(config.gateway, old)
+    )
+
+
+def _queue(section: GatewaySection, old: Service | None) -> Queue | None:
+    """The queue of the service before goes on under the new bounds: its calls are counted here as well."""
+    if not section.max_concurrent:
+        return None
+    if old is None or old.queue is None:
+        return Queue(section.max_concurrent, section.max_waiting)
+    old.queue.resize(section.max_concurrent, section.max_waiting)
+    return old.queue
 
 
 def _same_journal(config: Config, old: Service | None) -> Journal | None:
@@ -47,7 +59,7 @@ def build_engine(config: Config, *, dry_run: bool = False, journal: Journal | No
     `old`: the engine whose place this one takes; what it knows of the health of targets is kept.
     """
     catalogue = Catalogue(list(config.targets.values()))
-    aliases = build_aliases(config, catalogue)
+    aliases = build_aliases(config, catalogue, DETECTORS)
     providers = {name: build_provider(config, name, dry_run=dry_run) for name in config.providers}
     if journal is None and config.journal.path and not dry_run:
         journal = Journal(config.path(config.journal.path), fsync=config.journal.fsync, text=config.journal.text)

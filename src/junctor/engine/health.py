@@ -87,7 +87,7 @@ class Health:
         )
         if old is not None:
             # The same objects: calls that are still under way there are counted here as well.
-            made._vitals = {target: dict(places) for target, places in old._vitals.items()}
+            made._vitals = {target: dict(places) for target, places in list(old._vitals.items())}
             made._ill = old._ill
         return made
 

@@ -122,6 +122,8 @@ async def serve_async(
             await stop.wait()
             listening.close()
             await _first_of(server.drain(), hurry.wait(), seconds=shutdown_s)
+            if gateway.service.turn_away():
+                await asyncio.sleep(0.05)  # they hear of it before their connections are cut
     finally:
         listening.close()
         server.give_up()
@@ -129,7 +131,7 @@ async def serve_async(
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
-        await gateway.service.aclose()
+        await gateway.aclose()
 
 
 def _batch_journal(gateway: Gateway) -> None:

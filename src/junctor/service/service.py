@@ -117,9 +117,7 @@ class Service:
             self._say(passage)
         return answer
 
-    async def stream(
-        self, request: Request, model: str, principal: Principal = ANYONE, *, fresh: bool = False
-    ) -> StreamAnswer:
+    async def stream(self, request: Request, model: str, principal: Principal = ANYONE, *, fresh: bool = False) -> StreamAnswer:
         """Answer as a stream; returns once the first event is there. Raises like `complete`."""
         passage = Passage(request, CallContext(principal.key, principal))
         passage.fresh, passage.stream = fresh, True
@@ -149,7 +147,7 @@ class Service:
         if hit is not None:
             return self.engine.given(passage.request, model, hit.target, passage.context), hit
         if self.queue is not None:
-            await resolved(self.queue.enter(passage.context, principal.priority))
+            await self._queued(passage, principal.priority, self.queue)
         hold = passage.context.hold
         try:
             run = await self.engine.prepare(passage.request, model, passage.context)
@@ -164,6 +162,19 @@ class Service:
                 run.close(error)
                 raise
         return run, None
+
+    async def _queued(self, passage: Passage, priority: int, queue: Queue) -> None:
+        """Wait for a place; the wait counts against the call's own deadline."""
+        asked = passage.request.constraints.deadline_s
+        deadline_s = self.engine.default_deadline_s if asked is None else asked
+        turn = queue.enter(passage.context, priority, deadline_s)
+        if turn is None:
+            return
+        started = time.monotonic()
+        await turn
+        left = max(0.0, deadline_s - (time.monotonic() - started))
+        constraints = msgspec.structs.replace(passage.request.constraints, deadline_s=left)
+        passage.request = msgspec.structs.replace(passage.request, constraints=constraints)
 
     async def _enter(self, passage: Passage, model: str, principal: Principal, tenancy: Tenancy) -> None:
         principal.permit(model)
@@ -261,6 +272,14 @@ class Service:
         if self.tenancy is not None and hold is not None and not hold.settled:
             hold.settled = True
             self.tenancy.settle(hold, run, record)
+
+    def turn_away(self) -> bool:
+        """Refuse those who wait for a place, because the gateway stops; whether there was anybody."""
+        if self.queue is None:
+            return False
+        waited = len(self.queue) > 0
+        self.queue.close()
+        return waited
 
     async def aclose(self) -> None:
         """Close the engine and what stands around it."""
