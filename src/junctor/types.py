@@ -186,8 +186,8 @@ class Request(Struct, frozen=True, kw_only=True, dict=True):
     without ("tools", "vision", "stream", …). `params` carries every wire field that we do not interpret, untouched.
     `features` is filled in by the engine when the policy declares that it needs them. `session` is what the caller says that
     the request belongs to ("" when it does not). `switch` is filled in by the engine: what it costs to leave the target that
-    served the session so far. `api` names the API that it came by where that is another than the chat API, whose form `params`
-    has: then it may hold what that API says beyond it.
+    served the session so far; `near`: the deployment that did, where there are several. `api` names the API that it came by
+    where that is another than the chat API, whose form `params` has: then it may hold what that API says beyond it.
     """
 
     id: str = ""
@@ -201,6 +201,7 @@ class Request(Struct, frozen=True, kw_only=True, dict=True):
     features: Features | None = None
     session: str = ""
     switch: Switch | None = None
+    near: str = ""
     api: str = ""
 
 

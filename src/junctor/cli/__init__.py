@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 import junctor
-from junctor.cli import benching, demo, doctor, fitting, keys, layering, listing, looking, serving, spending, trialling
+from junctor.cli import benching, demo, doctor, fitting, guarding, keys, layering, listing, looking, serving, spending, trialling
 from junctor.cli.output import fail
 from junctor.errors import JunctorError, UserError
 
@@ -46,7 +46,7 @@ def _root(
     del version
 
 
-for group in (demo, benching, fitting, serving, listing, looking, layering, keys, doctor, trialling, spending):
+for group in (demo, benching, fitting, guarding, serving, listing, looking, layering, keys, doctor, trialling, spending):
     group.register(app)
 
 

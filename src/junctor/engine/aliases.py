@@ -10,6 +10,7 @@ import msgspec
 
 from junctor.encoders.base import Encoder
 from junctor.engine.deployments import ways
+from junctor.engine.facts import Facts
 from junctor.engine.filters import Filter
 from junctor.engine.learning import Learning
 from junctor.engine.sessions import Sessions
@@ -34,6 +35,7 @@ class Alias:
     trials    candidates beside the policy; `sides` holds what each one decides with, by the name of the trial
     sessions  which conversations are served by whom, for a sticky alias; its policy is a `Sticky` one then
     learning  what makes the next version of its policy beside the traffic; None: a Learner learns where it serves
+    facts     labels that only the gateway may give, and its policy reads
     """
 
     name: str
@@ -46,6 +48,7 @@ class Alias:
     sides: Mapping[str, Alias] = field(default_factory=dict)
     sessions: Sessions | None = None
     learning: Learning | None = None
+    facts: Facts | None = None
 
     def __post_init__(self) -> None:
         path = f"aliases.{self.name}"

@@ -6,7 +6,7 @@ Whatever does not load or does not fit is an error that says which table is wron
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from junctor.config import Config
 from junctor.encoders import load_encoder
 from junctor.encoders.base import Encoder
 from junctor.engine.aliases import Alias
+from junctor.engine.facts import Detector, facts_for
 from junctor.engine.learning import Learning, Store
 from junctor.engine.sessions import Sessions
 from junctor.engine.sticky import Sticky
@@ -38,10 +39,21 @@ class Chooser:
     knows: tuple[str, ...] | None
 
 
-def build_aliases(config: Config, catalogue: Catalogue) -> dict[str, Alias]:
-    """All aliases; raises ConfigError or ArtefactError for the first that cannot be had."""
+def build_aliases(config: Config, catalogue: Catalogue, detectors: Mapping[str, Detector] | None = None) -> dict[str, Alias]:
+    """All aliases; raises ConfigError or ArtefactError for the first that cannot be had.
+
+    `detectors`: label name -> what works it out (junctor.engine.facts), for policies that read such labels.
+    """
     choosers = {name: _chooser(config, name, section, catalogue) for name, section in config.policies.items()}
-    return {name: _alias(config, name, section, choosers, catalogue) for name, section in config.aliases.items()}
+    aliases = {name: _alias(config, name, section, choosers, catalogue) for name, section in config.aliases.items()}
+    return {name: _informed(alias, detectors or {}, f"aliases.{name}") for name, alias in aliases.items()}
+
+
+def _informed(alias: Alias, detectors: Mapping[str, Detector], path: str) -> Alias:
+    """With the labels that only the gateway may give, where the policy reads them."""
+    sides = {name: _informed(side, detectors, f"{path}.trials") for name, side in alias.sides.items()}
+    facts = facts_for(alias.policy.label_names, detectors, path)
+    return alias if facts is None and not sides else replace(alias, facts=facts, sides=sides)
 
 
 def _chooser(config: Config, name: str, section: PolicySection, catalogue: Catalogue) -> Chooser:

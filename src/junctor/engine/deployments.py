@@ -83,6 +83,8 @@ class Pool:
         if len(able) > 1:
             weighty = [site for site in able if site.weight > 0]
             if len(weighty) > 1:
+                if request.near and (found := next((site for site in weighty if site.id == request.near), None)) is not None:
+                    return found
                 picked: Site = self._balancer.pick(weighty, request)
                 return picked
             able = weighty or able

@@ -134,6 +134,8 @@ class Engine:
         if alias is None:
             narrowed, decision = self._direct(request, model)
         else:
+            if alias.facts is not None:
+                request = alias.facts.told(request, None)
             narrowed = self._narrowed(alias, request)
             decision = self._decide(alias, featured(alias, request), narrowed)
         return Routed(
@@ -158,10 +160,10 @@ class Engine:
             await provider.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self.shadows is not None:
-            self.shadows.close()
+            await asyncio.to_thread(self.shadows.close)
         for alias in self.aliases.values():
             if alias.learning is not None:
-                alias.learning.close()
+                await asyncio.to_thread(alias.learning.close)
         if self.ledger.journal is not None:
             self.ledger.journal.close()
 
@@ -180,9 +182,13 @@ class Engine:
         else:
             if alias.trials is not None and (assigned := alias.trials.assign(request, context)) is not None:
                 alias = alias.sides.get(assigned.candidate, alias)
+            if alias.facts is not None:
+                request = alias.facts.told(request, context)
             narrowed = self._narrowed(alias, request)
             seen = await self._encoded(alias, request)
             decision = _undecided(alias, request, narrowed) if seen is None else self._decide(alias, seen, narrowed)
+            if alias.sessions is not None:
+                request = alias.sessions.near(request, decision.target)
         return self._written(request, "" if alias is None else model, narrowed, decision, arrived, context, assigned)
 
     def _narrowed(self, alias: Alias, request: Request) -> Narrowed:

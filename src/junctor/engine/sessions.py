@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from junctor.engine.filters import CHARS_PER_TOKEN, characters
@@ -100,6 +101,14 @@ class Sessions:
         self._pending[id_] = key, characters(request)
         if len(self._pending) > PENDING:
             self._pending.popitem(last=False)
+
+    def near(self, request: Request, target: str) -> Request:
+        """The request, asking for the deployment of this target that served its session last, if it is decided and known."""
+        waiting = self._pending.get(request.id)
+        known = None if waiting is None else self.find(waiting[0])
+        if known is None or not known.deployment or known.target != target:
+            return request
+        return msgspec.structs.replace(request, near=known.deployment)
 
     def ended(self, run: Run, record: OutcomeRecord) -> None:
         """Hear of the end of a run: whoever answered has the prompt in its cache now."""

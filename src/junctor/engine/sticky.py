@@ -95,11 +95,6 @@ class Sticky(Wrapped):
                 self._alone.popitem(last=False)
         return found[1]
 
-    def deployment_of(self, request: Request, target: str) -> str:
-        """Which deployment of a target served the request's session last; "" when another one did, or nobody knows."""
-        known = self.sessions.find(self.sessions.key(request))
-        return known.deployment if known is not None and known.target == target else ""
-
 
 def _said(decision: Decision, why: str) -> Decision:
     return msgspec.structs.replace(decision, reasons=(*decision.reasons, why))

@@ -124,6 +124,11 @@ class Rules(Policy):
         """Labels, when a rule reads them."""
         return self.config.needs
 
+    @property
+    def label_names(self) -> frozenset[str]:
+        """What some rule looks at."""
+        return frozenset(name for rule in self.config.rules for name in rule.when.label)
+
     def decide(self, request: Request, targets: Catalogue, rng: np.random.Generator) -> Decision:
         """The targets of the first rule that matches and has one here; raises NoTarget when no rule gives any."""
         del rng

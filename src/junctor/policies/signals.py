@@ -7,13 +7,18 @@ A signal is one of these, and gives 0 where it does not match:
     { label = { tier = "gold" } }                  what the caller said     { needs = ["tools"] }        capabilities asked for
     { examples = ["sum this up"], threshold = 0.5 }    cosine with the nearest example
     { category = ["law"] }                         the label that a classifier predicts, with its probability
+    { modality = ["image", "audio"] }              what is sent beside text, or "text": nothing else
+    { role = { team = ["research"] } }             whose key it is: team, tenant, key, name, admin = "true"
+    { pii = ["email", "iban"] }                    personal data of these kinds, or "any"
+    { jailbreak = true, threshold = 0.5 }          an attempt to take the model over, with its score
 
-The first six are conditions of the hand-written rules (junctor.policies.rules) and are read by the same code.
+The first six are conditions of the hand-written rules (junctor.policies.rules) and are read by the same code. The last three
+read labels that a gateway works out and no caller can set (`caller.…`, `seen.…`); elsewhere they are labels like any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import product
@@ -30,7 +35,17 @@ from junctor.policies.languages import LANGUAGES, language_of
 from junctor.policies.rules import When
 from junctor.policy import Array
 
-KINDS = ("contains", "regex", "length", "label", "needs", "language", "examples", "category")
+KINDS = (
+    *("contains", "regex", "length", "label", "needs", "language", "examples", "category"),
+    *("modality", "role", "pii", "jailbreak"),
+)
+LISTS = ("language", "examples", "category", "modality", "pii")
+MODALITIES = {"text": "", "image": "vision", "audio": "audio", "file": "files"}
+ROLES = ("team", "tenant", "key", "name", "admin")
+CALLER, PII, JAILBREAK = "caller.", "seen.pii", "seen.jailbreak"
+ANY_KIND = "any"
+LIKELY = 0.5
+"""The least score of a jailbreak, where no threshold is set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +61,10 @@ class Signal:
     language: str | tuple[str, ...] = ()
     examples: str | tuple[str, ...] = ()
     category: str | tuple[str, ...] = ()
+    modality: str | tuple[str, ...] = ()
+    role: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    pii: str | tuple[str, ...] = ()
+    jailbreak: bool = False
     threshold: float = 0.0
 
     @cached_property
@@ -65,9 +84,17 @@ class Signal:
 
     @cached_property
     def values(self) -> tuple[str, ...]:
-        """Of a language, an example or a category signal: what is listed."""
-        found: Any = getattr(self, self.kind) if self.kind in ("language", "examples", "category") else ()
+        """Of a signal that lists values (language, examples, category, modality, pii): these."""
+        found: Any = getattr(self, self.kind) if self.kind in LISTS else ()
         return (found,) if isinstance(found, str) else tuple(found)
+
+    @cached_property
+    def label_names(self) -> frozenset[str]:
+        """The labels that it reads."""
+        if self.kind == "role":
+            return frozenset(CALLER + name for name in self.role)
+        named = {"label": frozenset(self.label), "pii": frozenset({PII}), "jailbreak": frozenset({JAILBREAK})}
+        return named.get(self.kind, frozenset())
 
     def validate(self, path: str) -> None:
         """Raise ConfigError for a signal that is none, or two at once, or can never match."""
@@ -77,6 +104,9 @@ class Signal:
         if self.kind == "language":
             strange = [code for code in self.values if code not in LANGUAGES]
             check(not strange, f"{path}.language", f"{strange[:1]} is not told apart", f"known: {', '.join(LANGUAGES)}")
+        for kind, found, known in (("modality", self.values, tuple(MODALITIES)), ("role", tuple(self.role), ROLES)):
+            strange = [name for name in found if name not in known] if self.kind == kind else []
+            check(not strange, f"{path}.{kind}", f"{strange[:1]} is none", f"known: {', '.join(known)}")
 
 
 def signal_of(found: Any, path: str) -> Signal:
@@ -122,6 +152,9 @@ class Signals:
         spec = self.specs[name]
         if spec.kind == "language":
             return float(language_of(seen.text) in spec.values)
+        quick = QUICK.get(spec.kind)
+        if quick is not None:
+            return quick(spec, seen)
         if spec.kind not in ("examples", "category"):
             return float(spec.when.holds(seen.text, seen.labels, seen.needs))
         if seen.vector is None:
@@ -165,6 +198,36 @@ class Signals:
         best = share.argmax(axis=1)
         sure = share[np.arange(len(share)), best]
         return np.where(self._places[name][best] & (sure >= spec.threshold), sure, 0.0)
+
+
+def _modality(spec: Signal, seen: Seen) -> float:
+    beside = any(need in seen.needs for need in MODALITIES.values() if need)
+    return float(any(MODALITIES[name] in seen.needs if MODALITIES[name] else not beside for name in spec.values))
+
+
+def _role(spec: Signal, seen: Seen) -> float:
+    return float(all(seen.labels.get(CALLER + name, "") in _listed(values) for name, values in spec.role.items()))
+
+
+def _pii(spec: Signal, seen: Seen) -> float:
+    found = {kind for kind in seen.labels.get(PII, "").split(",") if kind}
+    return float(bool(found) if ANY_KIND in spec.values else not found.isdisjoint(spec.values))
+
+
+def _jailbreak(spec: Signal, seen: Seen) -> float:
+    try:
+        score = float(seen.labels.get(JAILBREAK) or 0.0)
+    except ValueError:
+        return 0.0
+    return min(1.0, score) if score >= (spec.threshold or LIKELY) else 0.0
+
+
+QUICK: Mapping[str, Callable[[Signal, Seen], float]] = {
+    "modality": _modality,
+    "role": _role,
+    "pii": _pii,
+    "jailbreak": _jailbreak,
+}
 
 
 def _labels(features: Features, row: int) -> dict[str, str]:

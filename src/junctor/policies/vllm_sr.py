@@ -89,6 +89,16 @@ class SemanticRules(Mapped):
         return _needs([self.signals.specs[name] for name in self._read]) | inner
 
     @property
+    def honours(self) -> frozenset[str]:
+        """The selector's: rules alone trade nothing."""
+        return frozenset() if self.selector is None else self.selector.honours
+
+    @property
+    def label_names(self) -> frozenset[str]:
+        """What the signals that some decision reads look at."""
+        return frozenset().union(*(self.signals.specs[name].label_names for name in self._read))
+
+    @property
     def findings(self) -> list[Finding]:
         """Dead, shadowed and conflicting decisions."""
         return _findings(self.decisions, self._when, self.signals.specs, self.config.strategy)
@@ -212,7 +222,7 @@ class SemanticRules(Mapped):
 
 def _needs(specs: Sequence[Signal]) -> frozenset[str]:
     found = {"embedding" for spec in specs if spec.kind in ("examples", "category")}
-    return frozenset(found | {"labels" for spec in specs if spec.kind == "label"})
+    return frozenset(found | {"labels" for spec in specs if spec.label_names})
 
 
 def _findings(
@@ -281,7 +291,7 @@ class VllmSRConfig(PolicyConfig):
         "conf(OR) = max, conf(NOT) = 1 - [matches]; then its first target, or the one of best predicted utility",
         complexity="decision: the signals that are asked for; microseconds for words, O(K D) for categories and examples",
         adapted=(
-            "Eight of its thirteen kinds of signals: those that need no further model.",
+            "Signals of the kinds that need no further model; rules of ours see personal data and jailbreaks.",
             "Categories are learned from the table's labels in place of fourteen fixed ones.",
             "A decision that names no target takes those that did best on the training rows it matches.",
         ),
