@@ -31,6 +31,7 @@ LAYERS: list[set[str]] = [
     {"service"},
     {"build"},
     {"gateway", "bench", "layers"},
+    {"inprocess"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -7,6 +7,7 @@ import pytest
 import junctor
 
 NAMES = [
+    "AsyncJunctor",
     "Attempt",
     "Call",
     "Cascade",
@@ -17,6 +18,7 @@ NAMES = [
     "EstimatorConfig",
     "Fallback",
     "Features",
+    "Junctor",
     "JunctorError",
     "Learner",
     "Message",

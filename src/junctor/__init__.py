@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from junctor.errors import JunctorError as JunctorError
     from junctor.errors import UserError as UserError
     from junctor.features import Features as Features
+    from junctor.inprocess import AsyncJunctor as AsyncJunctor
+    from junctor.inprocess import Junctor as Junctor
     from junctor.outcomes import OutcomeTable as OutcomeTable
     from junctor.policy import Estimator as Estimator
     from junctor.policy import EstimatorConfig as EstimatorConfig
@@ -42,6 +44,8 @@ _HOME = {
     "JunctorError": "errors",
     "UserError": "errors",
     "Features": "features",
+    "AsyncJunctor": "inprocess",
+    "Junctor": "inprocess",
     "OutcomeTable": "outcomes",
     "Estimator": "policy",
     "EstimatorConfig": "policy",
