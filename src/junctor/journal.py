@@ -112,6 +112,16 @@ _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 
 
+def encode(record: Record) -> bytes:
+    """The JSON of a record."""
+    return _encoder.encode(record)
+
+
+def decode(body: bytes) -> Record:
+    """The inverse; raises msgspec.DecodeError."""
+    return _decoder.decode(body)
+
+
 def record_id(record: Record) -> str:
     """The decision that a record belongs to; "" for a note."""
     if isinstance(record, DecisionRecord):
@@ -153,20 +163,21 @@ class Journal:
         size = os.fstat(self._fd).st_size
         return size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
 
-    def append(self, record: Record) -> None:
-        """Write one record; acknowledged on return. Raises JournalError when it could not be written."""
+    def append(self, record: Record) -> bytes:
+        """Write one record; acknowledged on return. Its JSON as written; raises JournalError when that could not be done."""
         if self.text != "full" and isinstance(record, DecisionRecord) and record.text:
             record = msgspec.structs.replace(record, text=_hide(record.text, self.text))
         body = _encoder.encode(record)
         line = b"%08x %b\n" % (zlib.crc32(body), body)
         if self._soon is None:
             self._put(line)
-            return
+            return body
         if self._failed:
             self._try_again()
         self._lines.append(line)
         if len(self._lines) == 1:
             self._soon(self._flush)
+        return body
 
     def append_now(self, record: Record) -> None:
         """Write one record at once, from any thread, past what waits for the event loop. Raises JournalError."""
@@ -284,7 +295,8 @@ def _hide(text: str, mode: TextMode) -> str:
     return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _parse(line: bytes) -> Record | None:
+def parse_line(line: bytes) -> Record | None:
+    """The record of a line; None for one that is torn or is none."""
     body = line[9:].rstrip(b"\n")
     try:
         if line[8:9] == b" " and int(line[:8], 16) == zlib.crc32(body):
@@ -316,7 +328,7 @@ class Reading:
     def _records(self, line: bytes) -> Iterator[Record]:
         if line == b"\n" or self._containing not in line:
             return
-        record = _parse(line)
+        record = parse_line(line)
         if record is None:
             self.torn += 1
         else:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 import msgspec
-from msgspec import Struct
 
 from junctor.engine.aliases import Alias
+from junctor.engine.memory import Explained, Memory, explained
 from junctor.engine.run import Run
 from junctor.errors import JournalError, RequestError, UnknownDecision
-from junctor.journal import DecisionRecord, FeedbackRecord, Journal, OutcomeRecord, find
+from junctor.journal import DecisionRecord, FeedbackRecord, Journal, OutcomeRecord, encode, find
 from junctor.policy import Learner
-from junctor.types import Decision, Outcome, plan_targets
+from junctor.types import Outcome, plan_targets
 
 log = logging.getLogger("junctor.engine")
 ID_CHARS = 128
@@ -26,26 +25,13 @@ Listener = Callable[[Run, OutcomeRecord], None]
 UNITS = ("cost_usd", "latency_s", "energy_j", "input_tokens", "output_tokens")
 
 
-class Explained(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A decision and everything that is known of what came of it. Never holds the prompt."""
-
-    at: float
-    alias: str
-    decision: Decision
-    refusals: Mapping[str, str] = {}
-    trial: str = ""
-    side: str = ""
-    outcome: OutcomeRecord | None = None
-    feedback: tuple[FeedbackRecord, ...] = ()
-
-
 class Ledger:
     """Journal and memory behind one door; a Learner hears of every result of which a quality or a cost is known.
 
     A quality is credited to the target that earned it. Where another than the intended one answered (a fallback, a later stage,
     another member of a panel), nothing is known of the intended target, and the learner is told what was paid, and to whom.
 
-    Memory holds the last `remember` decisions without their texts, so a decision is found without reading the file.
+    Memory holds the last `remember` decisions, so a decision is found without reading the file.
     """
 
     def __init__(
@@ -58,24 +44,17 @@ class Ledger:
     ) -> None:
         self.journal = journal
         self._aliases = aliases
-        self._remember = remember
+        learners = (
+            name for name, alias in aliases.items() if any(isinstance(side.policy, Learner) for side in alias.with_sides)
+        )
+        self._aliases_that_learn = frozenset(learners)
         self._wall = wall
-        self._recent: OrderedDict[str, Explained] = OrderedDict()
+        self.memory = Memory(remember)
         self.listeners: list[Listener] = []
 
     def decided(self, record: DecisionRecord) -> None:
         """Write a decision down, before its plan runs; raises JournalError."""
-        if self.journal is not None:
-            self.journal.append(record)
-        self._keep(
-            record.decision.id,
-            explained(record),
-        )
-
-    def _keep(self, id_: str, known: Explained) -> None:
-        self._recent[id_] = known
-        if len(self._recent) > self._remember:
-            self._recent.popitem(last=False)
+        self.memory.decided(record, None if self.journal is None else self.journal.append(record))
 
     def settle(self, run: Run, target: str, outcome: Outcome, error: str) -> None:
         """Write the end of a run down. The answer is there already, so a journal that fails now is logged, not raised."""
@@ -88,20 +67,23 @@ class Ledger:
             error=error,
             steps=tuple(run.steps),
         )
-        known = self._recent.get(record.id)
-        if known is not None:
-            known = self._recent[record.id] = msgspec.structs.replace(known, outcome=record)
-            self._teach(known)
-        if self.journal is not None:
-            self._write(self.journal, record)
+        body = self._write(record)
+        if self.memory.settled(record.id, body) and self._aliases_that_learn:
+            self._settled(record.id)
         for listener in self.listeners:
             listener(run, record)
 
-    def _write(self, journal: Journal, record: OutcomeRecord) -> None:
-        try:
-            journal.append(record)
-        except JournalError as problem:
-            log.error("the outcome of %s was not written: %s", record.id, problem)
+    def _settled(self, id_: str) -> None:
+        if self.memory.alias_of(id_) in self._aliases_that_learn and (known := self.memory.get(id_)) is not None:
+            self._teach(known)
+
+    def _write(self, record: OutcomeRecord) -> bytes:
+        if self.journal is not None:
+            try:
+                return self.journal.append(record)
+            except JournalError as problem:
+                log.error("the outcome of %s was not written: %s", record.id, problem)
+        return encode(record)
 
     def _teach(self, known: Explained) -> None:
         """Tell a learner what is known by now. Feedback that came before the end of a stream is told at its end."""
@@ -125,32 +107,28 @@ class Ledger:
         record = FeedbackRecord(at=self._wall(), id=id_, outcome=outcome, comment=comment)
         if self.journal is not None:
             self.journal.append(record)
-        newer = self._recent.get(id_, known)
-        newer = msgspec.structs.replace(newer, feedback=(*newer.feedback, record))
-        self._keep(id_, newer)
-        self._teach(newer)
+        self._teach(self.memory.said(id_, known, record))
         return record
 
     def remembered(self, id_: str) -> Explained | None:
         """A recent decision, or None."""
-        return self._recent.get(id_)
+        return self.memory.get(id_)
 
     def alias_of(self, id_: str) -> str:
         """The alias of a recent decision; "" when its target was called by its own id, or it is no longer remembered."""
-        known = self._recent.get(id_)
-        return "" if known is None else known.alias
+        return self.memory.alias_of(id_)
 
     def knows(self, id_: str) -> bool:
         """Whether this decision is in memory."""
-        return id_ in self._recent
+        return id_ in self.memory
 
     def recent(self) -> list[Explained]:
         """The decisions in memory, oldest first."""
-        return list(self._recent.values())
+        return list(self.memory)
 
     async def explain(self, id_: str) -> Explained:
         """Everything known of one decision, from memory or else from the journal; raises UnknownDecision."""
-        known = self._recent.get(id_)
+        known = self.memory.get(id_)
         if known is None and self.journal is not None and 0 < len(id_) <= ID_CHARS:
             known = await asyncio.to_thread(_look_up, self.journal, id_)
         if known is None:
@@ -158,18 +136,6 @@ class Ledger:
                 f"there is no decision {id_[:ID_CHARS]!r}", field="decision_id", fix="use the x-junctor-decision of an answer"
             )
         return known
-
-
-def explained(record: DecisionRecord) -> Explained:
-    """A decision of which nothing has come yet."""
-    return Explained(
-        at=record.at,
-        alias=record.alias,
-        decision=record.decision,
-        refusals=record.refusals,
-        trial=record.trial,
-        side=record.side,
-    )
 
 
 def _look_up(journal: Journal, id_: str) -> Explained | None:

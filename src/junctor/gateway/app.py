@@ -22,9 +22,9 @@ from urllib.parse import unquote
 import msgspec
 
 from junctor.caching.headers import wants_fresh
-from junctor.engine import Engine
+from junctor.engine import Engine, Explained
 from junctor.engine.engine import new_id
-from junctor.errors import Forbidden, JunctorError, UnknownModel
+from junctor.errors import Forbidden, JunctorError, UnknownDecision, UnknownModel
 from junctor.gateway import openapi, replies, wire
 from junctor.gateway.http import Exchange
 from junctor.gateway.pages import Page, Pages
@@ -59,7 +59,8 @@ class Gateway:
         pages: Mapping[tuple[str, str], Page] | None = None,
         responses: ResponseStore | None = None,
     ) -> None:
-        self.wires = every_wire(responses or MemoryStore())
+        self.responses = responses or MemoryStore()
+        self.wires = every_wire(self.responses)
         self.pages = Pages(
             {("POST", wire_.path): Page(partial(self._call, wire_)) for wire_ in self.wires}
             | {name: page for wire_ in self.wires for name, page in wire_.pages(lambda: self.service).items()}
@@ -104,6 +105,11 @@ class Gateway:
                 broken = JunctorError("something went wrong here", fix="the server's log names the error's type")
                 self._refuse(exchange, broken, shape_of(exchange.path, self.wires))
 
+    async def aclose(self) -> None:
+        """Close the service and what was kept."""
+        await self.service.aclose()
+        self.responses.close()
+
     async def _call(self, wire_: Wire, exchange: Exchange, principal: Principal) -> None:
         id_ = new_id()
         try:
@@ -145,15 +151,22 @@ class Gateway:
             self.on_refusal(error, decision)
 
     async def _feedback(self, exchange: Exchange, principal: Principal) -> None:
-        del principal
         said = wire.parse_feedback(exchange.body)
+        await self._own(said.decision_id, principal)
         record = await self.service.engine.feedback(said.decision_id, said.outcome, said.comment)
         exchange.reply(200, JSON, msgspec.json.encode({"object": "feedback", "decision_id": record.id}))
 
     async def _decision(self, exchange: Exchange, principal: Principal) -> None:
-        del principal
-        known = await self.service.engine.explain(unquote(exchange.path[len(DECISIONS) :]))
+        known = await self._own(unquote(exchange.path[len(DECISIONS) :]), principal)
         exchange.reply(200, JSON, msgspec.json.encode(known))
+
+    async def _own(self, id_: str, principal: Principal) -> Explained:
+        """A decision that this caller may know of: others' look like none."""
+        known = await self.service.engine.explain(id_)
+        same = known.key == principal.key or (principal.tenant and known.tenant == principal.tenant)
+        if self.service.tenancy is not None and not (same or principal.admin):
+            raise UnknownDecision(f"there is no decision {id_[:80]!r}", field="decision_id", fix="use one of your own")
+        return known
 
     async def _list_models(self, exchange: Exchange, principal: Principal) -> None:
         del principal
