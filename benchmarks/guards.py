@@ -2,8 +2,8 @@
 
     python benchmarks/guards.py [--data ../shared/data] [--only pii,unsafe,overrefusal,speed] [--json -]
 
-`pii` is measured on Presidio's synthetic sentences (guard_presidio_synth). Their templates are divided: rules were written while
-looking at the first part only, the least score is chosen on the second, the third is reported. `unsafe` is OpenAI's moderation
+`pii` is measured on Presidio's synthetic sentences (guard_presidio_synth). Their templates are divided: rules were mended while
+looking at the first part, the least score is chosen on the second, the third is reported. `unsafe` is OpenAI's moderation
 set (guard_openai_moderation), five folds: thresholds and the ridge of the learned scorer are chosen inside the training folds.
 `overrefusal` is XSTest (guard_xstest), which nothing is fitted on. `speed` is microseconds of one call on one thread.
 A part whose data is absent is skipped, with the reason.
@@ -18,10 +18,15 @@ import timeit
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from junctor.guards import pii
+import numpy as np
+from numpy.typing import NDArray
+
+from junctor.guards import injection, pii, unsafe
+from junctor.guards.scorer import RIDGES, auprc, auroc, best_threshold, choose, features, fit_line, fit_scorer, folds_of
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 KIND_OF = {
@@ -41,6 +46,7 @@ KIND_OF = {
 }
 NOT_LOOKED_FOR = ("TITLE", "AGE", "NRP", "US_DRIVER_LICENSE")
 PARTS = ("write", "choose", "report")
+FIXED_RIDGE = 3.0
 LEASTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 Place = tuple[int, int]
 
@@ -143,6 +149,141 @@ def measure_pii(data: Path) -> dict[str, Any]:
     }
 
 
+CATEGORY_OF = {
+    "S": "sexual",
+    "S3": "minors",
+    "H": "hate",
+    "H2": "hate",
+    "HR": "harassment",
+    "V": "violence",
+    "V2": "violence",
+    "SH": "self-harm",
+}
+FOLDS = 5
+Floats = NDArray[np.float64]
+
+
+def moderation(data: Path) -> tuple[list[str], dict[str, list[int | None]]]:
+    """Texts and the labels of each category; None: not labelled. `any`: at least one category."""
+    import polars as pl
+
+    table = pl.read_parquet(data / "guard_openai_moderation" / "samples_1680.parquet")
+    labels: dict[str, list[int | None]] = {c: table[c].to_list() for c in CATEGORY_OF}
+    labels["any"] = [int(any(row)) for row in zip(*(labels[c] for c in CATEGORY_OF), strict=True)]
+    return table["text"].to_list(), labels
+
+
+def at_threshold(y: Floats, flagged: NDArray[np.bool_]) -> dict[str, float]:
+    """Precision and recall of what was flagged, and the share of the others that was."""
+    right = float((flagged & (y > 0)).sum())
+    return {
+        "precision": right / max(1.0, float(flagged.sum())),
+        "recall": right / float(y.sum()),
+        "false_alarms": float((flagged & (y == 0)).sum()) / float((y == 0).sum()),
+    }
+
+
+def measure_unsafe(data: Path) -> dict[str, Any]:
+    """The lists, and a scorer fitted on four folds and asked about the fifth."""
+    texts, labels = moderation(data)
+    listed = [unsafe.scores(text) for text in texts]
+    X = features(texts)
+    out: dict[str, Any] = {"texts": len(texts), "lists": {}, "fitted": {}}
+    for name, values in labels.items():
+        known = np.array([v is not None for v in values])
+        y = np.array([v or 0 for v in values], dtype=np.float64)[known]
+        scores = np.array([s[CATEGORY_OF[name]] if name != "any" else max(s.values()) for s in listed])[known]
+        out["lists"][name] = _judged(y, *_thresholds(y, scores))
+        out["lists"][name]["at_half"] = at_threshold(y, scores >= 0.5)
+        out["fitted"][name] = _judged(y, *_fitted(X[known], y, nested=name == "any"))
+    return out
+
+
+def _judged(y: Floats, scores: Floats, flagged: NDArray[np.bool_]) -> dict[str, Any]:
+    return {
+        "rows": len(y),
+        "positives": int(y.sum()),
+        "auroc": auroc(y, scores),
+        "auprc": auprc(y, scores),
+        "chosen": at_threshold(y, flagged),
+    }
+
+
+def _thresholds(y: Floats, scores: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Fixed scores, flagged by a threshold that the other folds chose."""
+    folds, flagged = folds_of(y, 0), np.zeros(len(y), dtype=bool)
+    for fold in range(FOLDS):
+        held = folds == fold
+        flagged[held] = scores[held] >= best_threshold(y[~held], scores[~held])
+    return scores, flagged
+
+
+def _fitted(X: Floats, y: Floats, *, nested: bool) -> tuple[Floats, NDArray[np.bool_]]:
+    """Scores of weights fitted on the other folds, flagged by a threshold chosen inside of those. `nested`: the ridge too."""
+    folds, scores, flagged = folds_of(y, 0), np.zeros(len(y)), np.zeros(len(y), dtype=bool)
+    for fold in range(FOLDS):
+        held = folds == fold
+        choice = choose(X[~held], y[~held], ridges=RIDGES if nested else (FIXED_RIDGE,))
+        weights, bias = fit_line(X[~held], y[~held], choice.ridge)
+        scores[held] = 1 / (1 + np.exp(-np.clip(X[held] @ weights + bias, -40, 40)))
+        flagged[held] = scores[held] >= choice.threshold
+    return scores, flagged
+
+
+def measure_overrefusal(data: Path) -> dict[str, Any]:
+    """XSTest: how many safe prompts are flagged, and how many of the unsafe ones."""
+    import polars as pl
+
+    table = pl.read_parquet(data / "guard_xstest" / "xstest_v2_5models.parquet")
+    texts, unsafe_ones = table["prompt"].to_list(), ~table["is_safe_prompt"].to_numpy()
+    y = unsafe_ones.astype(np.float64)
+    lists = np.array([unsafe.score(text) for text in texts])
+    attempts = np.array([injection.score(text) for text in texts])
+    out = {
+        "safe": int((y == 0).sum()),
+        "unsafe": int(y.sum()),
+        "lists": _refusals(y, lists, lists >= 0.5),
+        "injection": _refusals(y, attempts, attempts >= 0.5),
+        "fitted_on_xstest_other_folds": _refusals(y, *_fitted(features(texts), y, nested=True)),
+    }
+    if (data / "guard_openai_moderation").is_dir():
+        known, labels = moderation(data)
+        scorer = fit_scorer(known, [bool(v) for v in labels["any"]])
+        scores = np.array([scorer.score(text) for text in texts])
+        out["fitted_on_moderation"] = _refusals(y, scores, scores >= scorer.threshold)
+        said = np.array([injection.score(text) for text in known])
+        out["injection_false_alarms_on_moderation"] = float((said >= 0.5).mean())
+    return out
+
+
+def _refusals(y: Floats, scores: Floats, flagged: NDArray[np.bool_]) -> dict[str, float]:
+    found = at_threshold(y, flagged)
+    return {"over_refusal": found["false_alarms"], "recall": found["recall"], "auroc": auroc(y, scores)}
+
+
+ORDINARY = (
+    "Please write a short summary of the text that follows, and say which parts are new. It is about a study of bees and "
+    "flowers in spring, which took several years and involved many people from all over the world. They counted 1200 plants. "
+    "Please write a short summary of the text that follows, and say w"
+)
+PERSONAL = (
+    "My name is Tomasz Zieliński and I live at 12 Main Street, Springfield, IL 62704. Mail ana@example.org or call "
+    "+44 20 7946 0958. My card is 4111 1111 1111 1111 and my account GB29 NWBK 6016 1331 9268 19. Dr. Maria Lopez of Acme Ltd. "
+    "in Berlin knows me. Please write a short summary of all of that now."
+)
+
+
+def measure_speed(data: Path) -> dict[str, Any]:
+    """Microseconds of one call on texts of about 300 characters, best of five."""
+    del data
+    calls: dict[str, Callable[[str], Any]] = {"pii": pii.find, "injection": injection.score, "unsafe": unsafe.score}
+    return {
+        f"{name}_{kind}_us": round(min(timeit.repeat(partial(call, text), number=200, repeat=5)) / 200 * 1e6, 1)
+        for name, call in calls.items()
+        for kind, text in (("ordinary", ORDINARY), ("personal", PERSONAL))
+    }
+
+
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -165,7 +306,12 @@ def main() -> None:
         print(text)
 
 
-MEASURES: dict[str, tuple[str, Callable[[Path], Any]]] = {"pii": ("guard_presidio_synth", measure_pii)}
+MEASURES: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "pii": ("guard_presidio_synth", measure_pii),
+    "unsafe": ("guard_openai_moderation", measure_unsafe),
+    "overrefusal": ("guard_xstest", measure_overrefusal),
+    "speed": ("", measure_speed),
+}
 
 if __name__ == "__main__":
     main()

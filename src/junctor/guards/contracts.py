@@ -6,6 +6,7 @@ ReplyRefused (the reply). What it noticed goes into `Noticed`, in words that nev
 
 from __future__ import annotations
 
+import re
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
@@ -102,4 +103,10 @@ def settings_of(type_: type[S], settings: Mapping[str, Any]) -> S:
     except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at `$.")
         known = ", ".join(type_.__struct_fields__)
+        unknown = re.match(r"Object contains unknown field `(.*)`", message)
+        if unknown is not None:
+            inside = where.rstrip("`")
+            raise ConfigError(
+                "is not a known key", field=f"{inside}.{unknown[1]}" if inside else unknown[1], fix=f"known here: {known}"
+            ) from None
         raise ConfigError(message[0].lower() + message[1:], field=where.rstrip("`"), fix=f"known here: {known}") from None

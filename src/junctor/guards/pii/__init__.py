@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 
+from junctor.guards.pii.addresses import find_addresses
 from junctor.guards.pii.figures import find_forms
+from junctor.guards.pii.names import find_names
 from junctor.guards.pii.spans import KINDS, Span, settled
 
 __all__ = ["ALL", "KINDS", "LEAST", "Span", "find"]
@@ -18,9 +20,18 @@ __all__ = ["ALL", "KINDS", "LEAST", "Span", "find"]
 ALL = frozenset(KINDS)
 LEAST = 0.5
 NAMED = frozenset({"person", "organisation", "place"})
+PLACED = frozenset({"address", "postcode"})
 
 
 def find(text: str, kinds: AbstractSet[str] = ALL, least: float = LEAST) -> list[Span]:
     """Spans of these kinds with a score of at least `least`, in order; none overlap."""
-    found = [span for span in find_forms(text) if span.score >= least and span.kind in kinds]
-    return settled(found) if len(found) > 1 else found
+    low = text.lower()
+    found = list(find_forms(text, low))
+    if kinds & PLACED:
+        found += find_addresses(text, low)
+    if kinds & NAMED:
+        found += find_names(text)
+    sure = [span for span in found if span.score >= least]
+    if len(sure) > 1:
+        sure = settled(sure)
+    return [span for span in sure if span.kind in kinds]
