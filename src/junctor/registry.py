@@ -369,6 +369,7 @@ BUILTIN: tuple[Entry, ...] = (
     Entry("provider", "anthropic", "junctor.providers.anthropic:AnthropicProvider", "Anthropic's Messages API"),
     Entry("provider", "gemini", "junctor.providers.gemini:GeminiProvider", "Google's Gemini API, embeddings too"),
     Entry("provider", "bedrock", "junctor.providers.bedrock:BedrockProvider", "Amazon Bedrock's Converse API"),
+    Entry("provider", "azure", "junctor.providers.azure:AzureProvider", "Azure OpenAI: deployments behind one resource"),
     Entry(
         "provider",
         "scripted",

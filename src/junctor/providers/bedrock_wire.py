@@ -93,6 +93,9 @@ def converse_body(request: Request, target: Target, style: Style) -> dict[str, A
     """The body of `POST /model/NAME/converse`; raises RequestError with the path of what cannot be said."""
     talk = chat.read(request, target, ignore=style.ignore)
     params = talk.params
+    if style.reasoning != "budget" and "reasoning_effort" in params:
+        # Claude's own words for the same, of a caller of its API.
+        params = {name: value for name, value in params.items() if name not in ("thinking", "output_config")}
     writer = _Writer()
     body: dict[str, Any] = {"messages": [{"role": turn.role, "content": writer.blocks(turn.parts)} for turn in talk.turns]}
     if system := writer.blocks([part for part in talk.system if part.text]):
@@ -259,6 +262,8 @@ class _Writer:
             # Letters, figures, single spaces, hyphens and brackets; the number keeps two of one name apart.
             stem = " ".join(_NAME.sub(" ", part.name.rpartition(".")[0] or part.name).split())[:150]
             block["name"] = f"{stem or 'document'} {self._documents}"
+            if part.raw is not None and isinstance(part.raw.get("context"), str):
+                block["context"] = part.raw["context"]
         return {kind: block}
 
 

@@ -45,6 +45,7 @@ TAKEN = frozenset(
         "thinking",
         "generationConfig",
         "cache_control",
+        "output_config",
     }
 )
 BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 24576}
@@ -154,7 +155,7 @@ def _function(tool: chat.Tool) -> dict[str, Any]:
 
 
 def _parts(parts: Iterable[chat.Part]) -> list[dict[str, Any]]:
-    found = [made for part in parts if (made := _part(part)) is not None]
+    found = [made for part in parts for made in (*_context(part), _part(part)) if made is not None]
     return [one for one in found if one != {"text": ""}] or [{"text": ""}]
 
 
@@ -172,6 +173,12 @@ def _part(part: chat.Part) -> dict[str, Any] | None:
             return None  # signed by others: see above
         case chat.Foreign():
             raise RequestError(f"{part.kind[:40]!r} cannot be told to this target", field=part.path, fix="send text or files")
+
+
+def _context(part: chat.Part) -> Iterable[dict[str, Any]]:
+    """What a document is about, in words before it."""
+    context = part.raw.get("context") if isinstance(part, chat.Media) and part.raw is not None else None
+    return [{"text": context}] if isinstance(context, str) and context else []
 
 
 def _signed(made: dict[str, Any], raw: Mapping[str, Any] | None) -> dict[str, Any]:

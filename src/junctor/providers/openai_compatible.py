@@ -113,10 +113,15 @@ class OpenAICompatibleProvider(Provider):
                 raise ConfigError("holds a character that no header may", field=name, fix="use printable characters")
         return cls(**msgspec.structs.asdict(found))
 
+    def place(self, path: str, target: Target) -> str:
+        """What is appended to `base_url` for this target."""
+        del target
+        return path
+
     async def complete(self, request: Request, target: Target, timeout_s: float | None) -> Reply:
         """Ask for a whole answer; its bytes are passed on as they came."""
         body = chat_body(request, target, stream=False, usage=False, extras=self.extras)
-        response = await self.upstream.post(self.path, body, timeout_s, target.id)
+        response = await self.upstream.post(self.place(self.path, target), body, timeout_s, target.id)
         if response.status != 200:
             raise await self._refusal(response, target)
         raw = await response.read()
@@ -134,7 +139,7 @@ class OpenAICompatibleProvider(Provider):
         body = chat_body(request, target, stream=True, usage=self.stream_usage, extras=self.extras)
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self.upstream.post(self.path, body, None, target.id)
+                response = await self.upstream.post(self.place(self.path, target), body, None, target.id)
                 reply = _Stream(self.upstream, response, target, hide_usage=self.stream_usage and not asked)
                 try:
                     if response.status != 200:
@@ -156,7 +161,7 @@ class OpenAICompatibleProvider(Provider):
         return await self._plain(MODERATIONS, request, target, timeout_s)
 
     async def _plain(self, path: str, request: Request, target: Target, timeout_s: float | None) -> Reply:
-        response = await self.upstream.post(path, plain_body(request, target), timeout_s, target.id)
+        response = await self.upstream.post(self.place(path, target), plain_body(request, target), timeout_s, target.id)
         if response.status != 200:
             raise await self._refusal(response, target)
         return plain_reply(path, await response.read(), target)

@@ -89,6 +89,7 @@ class Meaning(Struct, frozen=True):
 class TranslatedProvider(Provider):
     """Talks to an upstream of another API. Subclasses make `self.upstream`."""
 
+    keeps_time: ClassVar[bool] = True
     upstream: Upstream
     stream_type: ClassVar[str] = "event-stream"
 
