@@ -59,7 +59,7 @@ def build_engine(config: Config, *, dry_run: bool = False, journal: Journal | No
     `old`: the engine whose place this one takes; what it knows of the health of targets is kept.
     """
     catalogue = Catalogue(list(config.targets.values()))
-    aliases = build_aliases(config, catalogue, DETECTORS)
+    aliases = build_aliases(config, catalogue, DETECTORS, None if old is None else old.aliases)
     providers = {name: build_provider(config, name, dry_run=dry_run) for name in config.providers}
     if journal is None and config.journal.path and not dry_run:
         journal = Journal(config.path(config.journal.path), fsync=config.journal.fsync, text=config.journal.text)

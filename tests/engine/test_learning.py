@@ -12,6 +12,8 @@ import pytest
 from tests.engine.choosing_world import PROOF, ask, engine_of, fit
 
 from junctor.artefact import load_policy
+from junctor.build import build_engine
+from junctor.config import parse_config
 from junctor.engine.learning import Store
 from junctor.engine.proving import Mean, Tried, copy_of, fallen, judged
 from junctor.errors import ArtefactError, ConfigError
@@ -240,3 +242,40 @@ def test_a_copy_shares_nothing(tmp_path: Path) -> None:
     assert policy.arms.times[0] == 0
     assert made.version == policy.version
     assert isinstance(made, type(policy))
+
+
+async def test_a_reload_goes_on_with_what_is_under_way(tmp_path: Path) -> None:
+    """The same learner, sessions and inline learners under the new configuration; another fit begins anew."""
+    fit(tmp_path / "cold", "epsilon-greedy", warm=0.0)
+    price = {"input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0}
+    tree: dict[str, Any] = {
+        "journal": {"path": "j"},
+        "providers": {"embedded": {}},
+        "targets": {
+            "small": {"provider": "embedded", "model": "text", "price": price},
+            "large": {"provider": "embedded", "model": "text", "price": price},
+        },
+        "policies": {"cold": {"artefact": "cold"}},
+        "aliases": {"auto": {"policy": "cold", "learn": LEARN, "sticky": {}}, "plain": "cold"},
+    }
+    first = build_engine(parse_config(tree, tmp_path))
+    for place in range(5):
+        answer = await first.complete(ask(PROOF, id_=f"a{place}", session="s"), "auto")
+        await first.feedback(answer.decision.id, Outcome(quality=1.0))
+        answer = await first.complete(ask(PROOF, id_=f"p{place}"), "plain")
+        await first.feedback(answer.decision.id, Outcome(quality=1.0))
+    second = build_engine(parse_config(tree, tmp_path), old=first)
+    assert second.aliases["auto"].learning is first.aliases["auto"].learning
+    assert len(second.aliases["auto"].sessions) == 1
+    assert second.aliases["plain"].policy is first.aliases["plain"].policy
+    assert second.aliases["plain"].policy.arms.total == 5
+    await first.aclose()
+    learning = second.aliases["auto"].learning
+    assert not learning._closed.is_set()
+    fit(tmp_path / "cold", "epsilon-greedy", warm=0.0, fallbacks=1)
+    third = build_engine(parse_config(tree, tmp_path), old=second)
+    assert third.aliases["auto"].learning is not learning
+    assert third.aliases["plain"].policy.arms.total == 0
+    await second.aclose()
+    assert learning._closed.is_set()
+    await third.aclose()

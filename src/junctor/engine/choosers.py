@@ -21,11 +21,12 @@ from junctor.engine.learning import Learning, Store
 from junctor.engine.sessions import Sessions
 from junctor.engine.sticky import Sticky
 from junctor.engine.trials import Trials
+from junctor.engine.wrapped import innermost
 from junctor.errors import ConfigError, UserError
 from junctor.features import Features
 from junctor.fitting import policy_config
 from junctor.outcomes import OutcomeTable
-from junctor.policy import Policy
+from junctor.policy import Learner, Policy
 from junctor.sections import AliasSection, LearnSection, PolicySection
 from junctor.types import Catalogue, Target
 
@@ -39,14 +40,34 @@ class Chooser:
     knows: tuple[str, ...] | None
 
 
-def build_aliases(config: Config, catalogue: Catalogue, detectors: Mapping[str, Detector] | None = None) -> dict[str, Alias]:
+def build_aliases(
+    config: Config,
+    catalogue: Catalogue,
+    detectors: Mapping[str, Detector] | None = None,
+    old: Mapping[str, Alias] | None = None,
+) -> dict[str, Alias]:
     """All aliases; raises ConfigError or ArtefactError for the first that cannot be had.
 
-    `detectors`: label name -> what works it out (junctor.engine.facts), for policies that read such labels.
+    `detectors`: label name -> what works it out (junctor.engine.facts), for policies that read such labels. `old`: the aliases
+    of the engine whose place this one takes: sessions, and what was learned since the same fit, go on.
     """
+    before = old or {}
     choosers = {name: _chooser(config, name, section, catalogue) for name, section in config.policies.items()}
-    aliases = {name: _alias(config, name, section, choosers, catalogue) for name, section in config.aliases.items()}
+    for name, section in config.aliases.items():
+        choosers[section.policy] = _experienced(choosers[section.policy], before.get(name))
+    aliases = {
+        name: _alias(config, name, section, choosers, catalogue, before.get(name)) for name, section in config.aliases.items()
+    }
     return {name: _informed(alias, detectors or {}, f"aliases.{name}") for name, alias in aliases.items()}
+
+
+def _experienced(chooser: Chooser, old: Alias | None) -> Chooser:
+    """With the learner that served before, when it goes back to the same fit."""
+    known = None if old is None or old.learning is not None else innermost(old.policy)
+    fresh = chooser.policy
+    if not isinstance(known, Learner) or type(known) is not type(fresh) or not fresh.version:
+        return chooser
+    return replace(chooser, policy=known) if known.version == fresh.version else chooser
 
 
 def _informed(alias: Alias, detectors: Mapping[str, Detector], path: str) -> Alias:
@@ -92,12 +113,21 @@ def _from_settings(path: str, use: str, settings: Mapping[str, Any], catalogue: 
     return Chooser(policy, None, None)
 
 
-def _alias(config: Config, name: str, section: AliasSection, choosers: Mapping[str, Chooser], catalogue: Catalogue) -> Alias:
+def _alias(
+    config: Config,
+    name: str,
+    section: AliasSection,
+    choosers: Mapping[str, Chooser],
+    catalogue: Catalogue,
+    old: Alias | None = None,
+) -> Alias:
     path = f"aliases.{name}"
     chooser = choosers[section.policy]
     targets = _targets(section, chooser, catalogue, path)
-    learning = None if section.learn is None else _learning(config, name, section.learn, chooser, targets)
+    learning = None if section.learn is None else _learning(config, name, section.learn, chooser, targets, old)
     sessions = None if section.sticky is None else _sessions(section, path)
+    if sessions is not None and old is not None and old.sessions is not None:
+        sessions.inherit(old.sessions)
     sides = {
         trial.name: Alias(
             name=f"{name}~{trial.name}",
@@ -127,7 +157,9 @@ def _wrapped(policy: Policy, sessions: Sessions | None) -> Policy:
     return policy if sessions is None else Sticky(policy, sessions)
 
 
-def _learning(config: Config, name: str, section: LearnSection, chooser: Chooser, targets: Catalogue) -> Learning:
+def _learning(
+    config: Config, name: str, section: LearnSection, chooser: Chooser, targets: Catalogue, old: Alias | None
+) -> Learning:
     beside = config.path(config.journal.path).parent if config.journal.path else config.folder
     folder = config.path(section.folder) if section.folder else beside / "policies" / name
     encoder = chooser.encoder
@@ -139,6 +171,8 @@ def _learning(config: Config, name: str, section: LearnSection, chooser: Chooser
         digest="" if encoder is None else encoder.digest,
         keep=section.keep,
     )
+    if old is not None and old.learning is not None and old.learning.same(chooser.policy, section, store):
+        return old.learning
     return Learning(chooser.policy, section, store, path=f"aliases.{name}.learn")
 
 

@@ -150,10 +150,12 @@ class Learning(Wrapped):
         self._journal: Journal | None = None
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
+        self._users = 0
 
     def attach(self, journal: Journal | None) -> None:
-        """Where to note what happens."""
+        """Serve one more engine, and note what happens in its journal; it ends with the last engine that closes it."""
         self._journal = journal
+        self._users += 1
 
     def decide(self, request: Request, targets: Catalogue, rng: np.random.Generator) -> Decision:
         """As the version that serves."""
@@ -279,8 +281,15 @@ class Learning(Wrapped):
             except JournalError as problem:
                 log.error("%s: a note was not written: %s", self._path, problem)
 
+    def same(self, policy: Policy, section: LearnSection, store: Store) -> bool:
+        """Whether another one made from these would begin where this one began."""
+        return self.section == section and self.store.folder == store.folder and self._base == policy.version != ""
+
     def close(self) -> None:
         """End the thread; what is queued is lost, and is in the journal."""
+        self._users -= 1
+        if self._users > 0:
+            return
         self._closed.set()
         if self._thread is not None:
             self._thread.join(timeout=5.0)

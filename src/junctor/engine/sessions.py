@@ -52,6 +52,11 @@ class Sessions:
         self._known: OrderedDict[bytes, Session] = OrderedDict()
         self._pending: OrderedDict[str, tuple[bytes, int]] = OrderedDict()
 
+    def inherit(self, old: Sessions) -> None:
+        """Go on with what another one knows, when a configuration is read again; both go on while old calls end."""
+        if old.by == self.by:
+            self._known, self._pending = old._known, old._pending
+
     def __len__(self) -> int:
         return len(self._known)
 
@@ -67,6 +72,10 @@ class Sessions:
         if not named:
             return None
         return hashlib.blake2b(f"{request.tenant}\0{named}".encode("utf-8", "surrogatepass"), digest_size=12).digest()
+
+    def is_new(self, key: bytes | None) -> bool:
+        """Whether this worker has never heard of a session; one whose cache is gone by now is not new."""
+        return key is not None and key not in self._known
 
     def find(self, key: bytes | None) -> Session | None:
         """The session, unless what was cached of it is gone by now."""
@@ -122,7 +131,7 @@ class Sessions:
             record.target, last.deployment, self._clock(), size, last.outcome.input_tokens, last.outcome.output_tokens or 0.0
         )
         self._known.move_to_end(key)
-        if len(self._known) > self.most:
+        while len(self._known) > self.most:
             self._known.popitem(last=False)
 
 
