@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,7 @@ SURFACE = {
     "formats": "",
     "import": "out trust-pickle",
     "layers": "",
+    "logs": "alias config errors follow journal json last since tenant text",
     "policies": "board family json kind",
     "route": "budget-usd config json label model quality-floor",
     "serve": "config host port",
@@ -71,6 +74,22 @@ def test_the_flags_grow_only_on_purpose() -> None:
         ]
         found[name] = " ".join(sorted(flags))
     assert found == SURFACE
+
+
+def test_shells_get_their_completion() -> None:
+    script = Path(sys.executable).with_name("junctor")
+    env = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    for shell, sign in (("bash", "complete -o default"), ("zsh", "#compdef junctor"), ("fish", "complete --command junctor")):
+        command = [script, "--show-completion", shell]
+        ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
+        assert "_JUNCTOR_COMPLETE" in ran.stdout
+        assert sign in ran.stdout
+
+
+def test_completion_knows_the_commands() -> None:
+    asked = {**os.environ, "_JUNCTOR_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "junctor do"}
+    ran = subprocess.run([sys.executable, "-m", "junctor"], env=asked, capture_output=True, text=True, timeout=60, check=False)
+    assert "doctor" in ran.stdout
 
 
 def test_every_command_teaches(junctor) -> None:

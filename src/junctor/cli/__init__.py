@@ -12,7 +12,21 @@ from typing import Any
 import typer
 
 import junctor
-from junctor.cli import benching, demo, doctor, fitting, guarding, keys, layering, listing, looking, serving, spending, trialling
+from junctor.cli import (
+    benching,
+    demo,
+    doctor,
+    fitting,
+    guarding,
+    keys,
+    layering,
+    listing,
+    logs,
+    looking,
+    serving,
+    spending,
+    trialling,
+)
 from junctor.cli.output import fail
 from junctor.errors import JunctorError, UserError
 
@@ -46,7 +60,9 @@ def _root(
     del version
 
 
-for group in (demo, benching, fitting, guarding, serving, listing, looking, layering, keys, doctor, trialling, spending):
+GROUPS = (demo, benching, fitting, guarding, serving, listing, looking, logs, layering, keys, doctor, trialling, spending)
+
+for group in GROUPS:
     group.register(app)
 
 
