@@ -76,8 +76,9 @@ class Tab:
         await self.send("Emulation.setEmulatedMedia", features=wanted)
 
     async def go(self, url: str) -> None:
-        """Open an address."""
+        """Open an address, and wait until its page stands."""
         await self.send("Page.navigate", url=url)
+        await self.until("location.href !== 'about:blank' && document.readyState === 'complete' && !!document.body")
 
     async def run(self, script: str) -> Any:
         """The value of an expression; promises are waited for."""

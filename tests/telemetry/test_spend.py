@@ -1,4 +1,4 @@
-"""The books: whoever reads the journal anew, in pieces or from the command line, comes to the same sums, worked out here by hand."""
+"""The books: read whole, in pieces or from the command line, they come to the same sums, worked out here by hand."""
 
 from __future__ import annotations
 

@@ -174,13 +174,13 @@ async def test_the_backlog_is_bounded(engine) -> None:
 
 @pytest.mark.parametrize("endpoint", ["file:///etc/passwd", "collector:4318", "http://", "ftp://x/v1/traces"])
 def test_an_address_that_is_none_is_refused(endpoint) -> None:
-    with pytest.raises(ConfigError, match="telemetry.otlp_endpoint"):
+    with pytest.raises(ConfigError, match=r"telemetry\.otlp_endpoint"):
         HttpExporter(endpoint)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_a_sample_is_a_share(share) -> None:
-    with pytest.raises(ConfigError, match="telemetry.sample"):
+    with pytest.raises(ConfigError, match=r"telemetry\.sample"):
         Tracer(Kept(), sample=share)
 
 
