@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from urllib.parse import unquote
 
@@ -92,7 +92,7 @@ class Gateway:
             principal = ANYONE
             if not page.open and self.service.tenancy is not None:
                 found = self.service.identify(exchange.headers)
-                principal = await found if isinstance(found, Awaitable) else found
+                principal = found if isinstance(found, Principal) else await found
             if page.admin and not principal.admin:
                 raise Forbidden("this needs the admin key", fix="send the key that gateway.admin_key names")
             await page.answer(exchange, principal)

@@ -98,7 +98,8 @@ def _put_lengths(body: dict[str, Any], params: Mapping[str, Any], target: Target
     asked, most = chat.most_tokens(params), target.limits.output_tokens
     body["max_tokens"] = asked or most or style.max_tokens
     effort = params.get("reasoning_effort")
-    if effort is None or effort == "none" or params.get("thinking") is not None:
+    said = params.get("thinking") is not None or "effort" in (params.get("output_config") or ())
+    if effort is None or effort == "none" or said:
         return
     if effort not in BUDGETS:
         raise RequestError(f"{str(effort)[:40]!r} is not known", field="reasoning_effort", fix=f"none, {', '.join(BUDGETS)}")

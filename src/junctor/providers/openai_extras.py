@@ -1,6 +1,6 @@
 """What callers of other APIs say beyond the chat API, taken out for upstreams that refuse what they do not know.
 
-Hints go (`cache_control`, `thinking` where `reasoning_effort` says the same), and reasoning that only its own upstream can use
+Hints go (`cache_control`, `thinking` and `output_config`, as `reasoning_effort` says the same), and reasoning that only its own upstream can use
 (`thinking_blocks`, `reasoning_content`). What has a bearing on the answer is put into words: that a tool failed, what a file
 is about.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-TOP = ("thinking", "cache_control")
+TOP = ("thinking", "output_config", "cache_control")
 OF_MESSAGES = frozenset({"cache_control", "thinking_blocks", "reasoning_content", "is_error"})
 OF_PARTS = frozenset({"cache_control", "context"})
 FAILED = "Error: "

@@ -322,6 +322,7 @@ def _rest(params: Mapping[str, Any], chat: dict[str, Any]) -> None:
         chat["response_format"] = _format(wanted, where)
     if config.get("effort") is not None:
         chat["reasoning_effort"] = _text(config.pop("effort"), "output_config.effort")
+        chat["output_config"] = {"effort": chat["reasoning_effort"]}
     for name in config:
         raise RequestError("is not there", field=f"output_config.{name[:40]}", fix="known here: format, effort")
 

@@ -129,7 +129,8 @@ class MessagesWriter(EventWriter):
         """The end of a block of reasoning."""
         if self._open != "thinking":
             self._begin("thinking", {"thinking": "", "signature": ""}, out)
-        self._delta("signature_delta", "signature", step.text, out)
+        if step.text:
+            self._delta("signature_delta", "signature", step.text, out)
         self._close(out)
 
     def redacted(self, step: Step, out: list[bytes]) -> None:

@@ -251,7 +251,7 @@ class StreamReader:
         self.model = ""
         self.done = False
         self._calls = _Calls()
-        self._thought: list[str] = []
+        self._plain: list[str] = []
 
     def push(self, events: bytes) -> list[Step]:
         """Whole events in, steps out; raises UpstreamBroken for what is no chunk."""
@@ -300,7 +300,8 @@ class StreamReader:
         blocks = delta.thinking_blocks if isinstance(delta.thinking_blocks, list) else []
         plain = _word(delta.reasoning_content) or _word(delta.reasoning)
         if plain and not any(isinstance(block, Mapping) and block.get("thinking") for block in blocks):
-            self._think(plain, steps)
+            self._plain.append(plain)
+            steps.append(Step("thinking", plain))
         for block in blocks:
             if isinstance(block, Mapping):
                 self._block(block, steps)
@@ -310,13 +311,10 @@ class StreamReader:
             steps.append(Step("redacted", _word(block.get("data"))))
             return
         text, signature = _word(block.get("thinking")), _word(block.get("signature"))
-        # A block that comes whole, after its text came in pieces, adds its signature only.
-        if text and not (signature and text == "".join(self._thought)):
-            self._think(text, steps)
-        if signature:
+        # Some say a block's text in pieces of `reasoning_content`, and then the block as a whole.
+        told = bool(text) and text == "".join(self._plain)
+        if text and not told:
+            steps.append(Step("thinking", text))
+        if signature or told:
             steps.append(Step("signature", signature))
-            self._thought.clear()
-
-    def _think(self, text: str, steps: list[Step]) -> None:
-        self._thought.append(text)
-        steps.append(Step("thinking", text))
+            self._plain.clear()

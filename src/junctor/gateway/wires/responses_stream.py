@@ -92,8 +92,9 @@ class ResponsesWriter(EventWriter):
         found = response_object(self._told, status, self._name(), self._output, self._reader.usage, reason)
         self._tell(f"response.{status}", response=self._keep(self._told, found))
 
-    def _begin(self, kind: str, item: Item) -> None:
+    def _begin(self, kind: str, prefix: str, make: Callable[[str], Item]) -> None:
         self._close()
+        item = make(self._told.item_id(prefix, len(self._output)))
         self._open, self._item = kind, item
         self._tell("response.output_item.added", output_index=len(self._output), item=item)
 
@@ -163,12 +164,11 @@ class ResponsesWriter(EventWriter):
 
     def _message(self) -> None:
         if self._open != "message":
-            self._begin("message", message_item(self._told.item_id("msg", len(self._output)), [], "in_progress"))
+            self._begin("message", "msg", lambda id_: message_item(id_, [], "in_progress"))
 
     def _reasoning(self) -> None:
         if self._open != "reasoning":
-            id_ = self._told.item_id("rs", len(self._output))
-            self._begin("reasoning", {**reasoning_item(id_, []), "status": "in_progress"})
+            self._begin("reasoning", "rs", lambda id_: {**reasoning_item(id_, []), "status": "in_progress"})
 
     def text(self, step: Step) -> None:
         """A piece of the answer."""
@@ -208,7 +208,7 @@ class ResponsesWriter(EventWriter):
     def tool(self, step: Step) -> None:
         """A function call begins."""
         call = ToolCall(step.text, step.name, "")
-        self._begin("function_call", call_item(self._told.item_id("fc", len(self._output)), call, "in_progress"))
+        self._begin("function_call", "fc", lambda id_: call_item(id_, call, "in_progress"))
 
     def arguments(self, step: Step) -> None:
         """A piece of its arguments."""
