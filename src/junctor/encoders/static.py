@@ -84,7 +84,7 @@ class StaticEncoder(Encoder):
         """[dim] for one text."""
         table = self._table or self.table
         ids = table.tokens.ids(clip(text))
-        vector: NDArray[np.float32] = table.scales.take(ids) @ table.rows.take(ids, axis=0).astype(np.float32)
+        vector: NDArray[np.float32] = table.scales.take(ids).dot(table.rows.take(ids, axis=0).astype(np.float32))
         norm = float(vector.dot(vector)) ** 0.5
         if norm > 0:
             vector /= norm

@@ -90,7 +90,8 @@ class Engine:
         self.names = Names.of(catalogue, self.providers, self.aliases)
         self.health = Health(clock=clock) if health is None else health
         self.retries = retries
-        self._chance = random.Random(seed).random  # not the policies' generator: a retry must not change what they draw
+        # Not the policies' generator: a retry must not change what they draw.
+        self._chance = random.Random(seed).random  # noqa: S311 - not a secret
         self.pools = pools_of(catalogue, self.providers, self.health, self._chance)
         self._hedges = {n: Hedge.of(a.hedge, f"aliases.{n}.hedge") for n, a in self.aliases.items() if a.hedge is not None}
         self.ledger = Ledger(self.aliases, journal, remember=remember, wall=wall)
@@ -185,7 +186,8 @@ class Engine:
             if alias.facts is not None:
                 request = alias.facts.told(request, context)
             narrowed = self._narrowed(alias, request)
-            seen = await self._encoded(alias, request)
+            quick = alias.encoder is None or (self._quick[alias.name] and len(request.text) <= QUICK_ENCODE_CHARS)
+            seen = featured(alias, request) if quick else await self._encoded(alias, request)
             decision = _undecided(alias, request, narrowed) if seen is None else self._decide(alias, seen, narrowed)
             if alias.sessions is not None:
                 request = alias.sessions.near(request, decision.target)

@@ -67,7 +67,11 @@ def characters(request: Request) -> int:
     """Characters in all messages, or in the text when there are none."""
     if not request.messages:
         return len(request.text)
-    return sum(_length(message.content) for message in request.messages)
+    total = 0
+    for message in request.messages:
+        content = message.content
+        total += len(content) if type(content) is str else _length(content)
+    return total
 
 
 def _length(content: Any) -> int:

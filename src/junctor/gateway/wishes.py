@@ -43,6 +43,9 @@ class Wishes(NamedTuple):
     session: str
 
 
+NO_WISHES = Wishes(NO_LABELS, NO_CONSTRAINTS, "", "")
+
+
 def wishes_of(params: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
     """Read them off; `params["metadata"]` loses the keys that are ours. Raises RequestError that names header or key."""
     asked: dict[str, tuple[str, Any]] = {}
@@ -65,6 +68,8 @@ def wishes_of(params: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) ->
                 tenant = value.decode("latin-1")[:NAME_CHARS]
     if asked:
         return Wishes(labels, Constraints(**{name: _figure(name, *said) for name, said in asked.items()}), tenant, session)
+    if not (tenant or session or labels):
+        return NO_WISHES
     return Wishes(labels, NO_CONSTRAINTS, tenant, session)
 
 

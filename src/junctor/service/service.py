@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-from junctor.caching.contracts import Hit, Owner, ReplyCache, Slot
+from junctor.caching.contracts import Hit, ReplyCache, Slot
 from junctor.encoders.base import Encoder
 from junctor.engine import Answer, CallContext, Engine, StreamAnswer
 from junctor.engine.buffered import Buffered
@@ -24,22 +24,8 @@ from junctor.guards.contracts import Chain, Noticed
 from junctor.journal import OutcomeRecord
 from junctor.providers.base import Reply
 from junctor.service.queueing import Queue
-from junctor.tenancy.contracts import ANYONE, Headers, Principal, Tenancy
+from junctor.tenancy.contracts import ANYONE, Headers, Hold, Principal, Tenancy
 from junctor.types import Request
-
-T = TypeVar("T")
-
-
-async def resolved(value: T | Awaitable[T]) -> T:
-    """What it is, or what it becomes."""
-    return await value if isinstance(value, Awaitable) else value
-
-
-def owner_of(principal: Principal, request: Request) -> Owner:
-    """Whose replies a call may see. A tenant that only the caller names divides further, and opens nobody else's."""
-    if principal.tenant:
-        return ("tenant", principal.tenant, "")
-    return ("key", principal.key, request.tenant) if principal.key else ("anyone", "", request.tenant)
 
 
 class Passage:
@@ -143,7 +129,9 @@ class Service:
         """Everything up to the call itself. `plain`: not a chat, so neither guards nor caches know what to make of it."""
         if self.tenancy is not None:
             await self._enter(passage, model, principal, self.tenancy)
-        hit = None if plain else await self._looked_up(passage, model, principal)
+        hit = None
+        if not plain and (model in self.chains or model in self.caches):
+            hit = await self._looked_up(passage, model, principal)
         if hit is not None:
             return self.engine.given(passage.request, model, hit.target, passage.context), hit
         if self.queue is not None:
@@ -157,7 +145,9 @@ class Service:
             raise
         if self.tenancy is not None and hold is not None:
             try:
-                await resolved(self.tenancy.reserve(hold, run))
+                reserving = self.tenancy.reserve(hold, run)
+                if reserving is not None:
+                    await reserving
             except BaseException as error:
                 run.close(error)
                 raise
@@ -182,7 +172,7 @@ class Service:
         if principal.tenant and request.tenant != principal.tenant:
             request = msgspec.structs.replace(request, tenant=principal.tenant)
         found = tenancy.enter(principal, request, model)
-        hold = passage.context.hold = await found if isinstance(found, Awaitable) else found
+        hold = passage.context.hold = found if isinstance(found, Hold) else await found
         left, asked = hold.budget_usd, request.constraints.budget_usd
         if left is not None and (asked is None or left < asked):
             constraints = msgspec.structs.replace(request.constraints, budget_usd=left)

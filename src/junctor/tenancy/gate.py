@@ -18,6 +18,7 @@ from junctor.errors import OverBudget, RateLimited, Unauthorised
 from junctor.journal import OutcomeRecord
 from junctor.sections import TeamSection
 from junctor.tenancy.accounts import NANO, NO_END, Account, Crossing, Refusal, Room, account, usd
+from junctor.tenancy.admission import HEADROOM, Admission
 from junctor.tenancy.contracts import ANYONE, Headers, Hold, Principal, Tenancy
 from junctor.tenancy.estimates import Tariffs, asked_output, choices, input_bytes
 from junctor.tenancy.keys import LONGEST_KEY, PREFIX, KeyRecord, digest_of, key_in
@@ -28,14 +29,19 @@ log = logging.getLogger("junctor.tenancy")
 REMEMBERED = 65_536
 UNKNOWN_REMEMBERED = 4096
 RESERVED_FOR_S = 60.0
+KEPT_FOR_S = 5.0
 ADMIN = Principal(key="admin", name="admin", admin=True, priority=0)
 HEADER = b"x-junctor-budget-left-usd"
 
 
 class Caller(Principal, frozen=True, kw_only=True):
-    """A principal with its accounts, its key's, then its team's; `limits` are the headers that say what they allow."""
+    """A principal with its accounts, its key's, then its team's; `limits` are the headers that say what they allow.
+
+    `door` chooses who comes in when the team's limits are short.
+    """
 
     accounts: Accounts = ()
+    door: Admission | None = None
     limits: tuple[tuple[bytes, bytes], ...] = ()
 
 
@@ -55,6 +61,7 @@ class KeyedTenancy(Tenancy):
     tariffs   what calls may cost
     required  whether a call without a key is refused
     admin     digest of the admin key; empty for none
+    workers   processes that share the limits, each with its part of the calls
     hold_s    seconds after which what was set aside is given up if nobody settled it
     """
 
@@ -67,6 +74,7 @@ class KeyedTenancy(Tenancy):
         required: bool = True,
         admin: bytes = b"",
         hold_s: float = 60.0,
+        workers: int = 1,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
@@ -79,7 +87,7 @@ class KeyedTenancy(Tenancy):
         self._known: OrderedDict[bytes, Known] = OrderedDict()
         self._unknown: OrderedDict[bytes, Known] = OrderedDict()
         self._team_accounts = {name: self._team(name, team) for name, team in self.teams.items()}
-        self._names: dict[str, str] = {}
+        self._doors = {name: door for name, team in self.teams.items() if (door := _door(team, workers)) is not None}
         store.on_crossing = self._crossed
 
     def _team(self, name: str, team: TeamSection) -> Account:
@@ -172,6 +180,7 @@ class KeyedTenancy(Tenancy):
             models=None if models is None else frozenset(models),
             priority=priority,
             accounts=accounts,
+            door=self._doors.get(record.team) if team is not None else None,
             limits=limit_headers(accounts),
         )
 
@@ -188,11 +197,25 @@ class KeyedTenancy(Tenancy):
         ticket.headers = list(principal.limits)
         now = self._wall()
         ticket.expires = now + self._hold_s
+        if principal.door is not None:
+            self._choose(principal, ticket, now)
         ticket.ceiling = self.tariffs.ceiling(ticket.sent, ticket.asked, ticket.answers)
         room = self.store.enter(ticket, now)
-        if isinstance(room, Awaitable):
-            return self._entered_later(room, ticket, request)
-        return self._entered(room, ticket, request)
+        if isinstance(room, (Room, Refusal)):
+            return self._entered(room, ticket, request)
+        return self._entered_later(room, ticket, request)
+
+    def _choose(self, caller: Caller, ticket: Ticket, now: float) -> None:
+        """While the team's limits are short, room is kept for calls that are worth more of it. Raises RateLimited."""
+        assert caller.door is not None
+        free = self.store.free(caller.accounts[-1], now)
+        load = (1.0, float(ticket.tokens))
+        if not caller.door.admit(caller.priority, load, now, HEADROOM if free is None else free):
+            raise RateLimited(
+                f"{caller.accounts[-1].shown} is near its limits, and what is left is kept for more important calls",
+                retry_after_s=KEPT_FOR_S,
+                fix="try again later, or with a key of a higher priority",
+            )
 
     async def _entered_later(self, entering: Awaitable[Room | Refusal], ticket: Ticket, request: Request) -> Ticket:
         return self._entered(await entering, ticket, request)
@@ -252,10 +275,10 @@ class KeyedTenancy(Tenancy):
         if amount <= hold.reserved:
             return None
         refusal = self.store.reserve(hold, amount - hold.reserved, self._wall())
-        if isinstance(refusal, Awaitable):
-            return self._reserved_later(refusal, hold, amount)
-        self._reserved(refusal, hold, amount)
-        return None
+        if refusal is None or isinstance(refusal, Refusal):
+            self._reserved(refusal, hold, amount)
+            return None
+        return self._reserved_later(refusal, hold, amount)
 
     async def _reserved_later(self, reserving: Awaitable[Refusal | None], hold: Ticket, amount: int) -> None:
         self._reserved(await reserving, hold, amount)
@@ -296,6 +319,13 @@ class KeyedTenancy(Tenancy):
     async def aclose(self) -> None:
         """Write back and close."""
         await self.store.aclose()
+
+
+def _door(team: TeamSection, workers: int) -> Admission | None:
+    limits = (team.requests_per_minute, team.tokens_per_minute)
+    if limits == (None, None):
+        return None
+    return Admission([None if limit is None else limit / workers for limit in limits])
 
 
 def limit_headers(accounts: Accounts) -> tuple[tuple[bytes, bytes], ...]:
