@@ -25,7 +25,7 @@ DONE = b"data: [DONE]\n\n"
 
 def asked(*messages: Any, **more: Any) -> Request:
     """A request as the gateway parses it; a string is a user turn."""
-    turns = [{"role": "user", "content": m} if isinstance(m, str) else m for m in messages]
+    turns = [{"role": "user", "content": m} if isinstance(m, (str, list)) else m for m in messages]
     body = msgspec.json.encode({"model": "auto", "messages": turns, **more})
     return parse_chat(body, "r1").request
 

@@ -43,9 +43,10 @@ def _weights(text: str, depth: int) -> dict[tuple[str, int], float]:
     if len(text) > MOST_CHARS:
         text = text[: MOST_CHARS // 2] + "\n" + text[-MOST_CHARS // 2 :]
     low, hidden = _read(text)
+    flat = low.replace("\n", " ")
     found: dict[tuple[str, int], float] = {}
     for number, sign in enumerate(read_signs("injection.txt")):
-        if any(map(low.__contains__, sign.words)) and sign.pattern.search(low):
+        if any(map(low.__contains__, sign.words)) and sign.pattern.search(low if sign.lines else flat):
             found[sign.family, number] = sign.weight
     if depth:
         for inner in [*_decoded(text), *hidden]:

@@ -161,7 +161,7 @@ class _Reader:
         bare = BARE.match(self.text, self.at)
         if first in QUOTES:
             try:
-                key = self._string(first)
+                key = self._string(first, key=True)
             except _Cut as cut:
                 raise _Cut(NOTHING) from cut
         elif bare is not None:
@@ -190,27 +190,31 @@ class _Reader:
                 raise Unmendable("has no comma where one belongs")
             self.note("missing comma")
 
-    def _string(self, opening: str) -> str:
-        """A string; a quote ends it only where something of the structure follows."""
+    def _string(self, opening: str, *, key: bool = False) -> str:
+        """A string; a quote ends it only where something of the structure follows. Names hold no quotes."""
         if opening != '"':
             self.note("quotes")
         closing = QUOTES[opening]
         self.at += 1
         out: list[str] = []
+        inside = False
         while self.at < len(self.text):
             char = self.text[self.at]
             self.at += 1
             if char == "\\":
                 out.append(self._escaped())
             elif char == closing:
-                if AFTER_STRING.match(self.text, self.at) or "\n" in self._gap():
+                if key or AFTER_STRING.match(self.text, self.at) or "\n" in self._gap():
                     return "".join(out)
                 self.note("quotes")
+                inside = True
                 out.append(char)
             else:
                 if char in "\r\n\t":
                     self.note("line break")
                 out.append(char)
+        if inside:
+            raise Unmendable("has quotes in a string without an end")
         raise _Cut("".join(out))
 
     def _gap(self) -> str:

@@ -12,12 +12,16 @@ MACRO = re.compile(r"\{([A-Z_]+)\}")
 
 
 class Sign(NamedTuple):
-    """A pattern with its family and weight; one of `words` must be in the text for it to be tried (none: always)."""
+    """A pattern with its family and weight; one of `words` must be in the text for it to be tried (none: always).
+
+    `lines`: where a line ends matters to it.
+    """
 
     family: str
     weight: float
     words: tuple[str, ...]
     pattern: re.Pattern[str]
+    lines: bool = False
 
 
 @cache
@@ -35,5 +39,5 @@ def read_signs(name: str) -> tuple[Sign, ...]:
             continue
         family, weight, words, pattern = parts
         whole = MACRO.sub(lambda m: macros[m[1]], pattern)
-        found.append(Sign(family, float(weight), tuple(filter(None, words.split("|"))), re.compile(whole)))
+        found.append(Sign(family, float(weight), tuple(filter(None, words.split("|"))), re.compile(whole), r"\n" in whole))
     return tuple(found)
