@@ -33,6 +33,9 @@ class _PlainWire(Wire):
         model = wire.named_model(params)
         if params.get("stream"):
             raise RequestError("is not there", field="stream", fix="leave it out")
+        metadata = params.get("metadata")
+        if metadata is not None and not isinstance(metadata, dict):
+            raise RequestError("is not an object", field="metadata", fix="send {…}, or leave it out")
         text = self.read(params)
         wishes = wishes_of(params, headers)
         request = Request(
