@@ -34,6 +34,7 @@ def build_tenancy(config: Config, *, host: str | None = None) -> KeyedTenancy | 
         required=config.gateway.keys == "required",
         admin=admin,
         hold_s=config.gateway.deadline_s,
+        workers=config.gateway.workers,
     )
 
 

@@ -317,6 +317,15 @@ class Counters:
         cells = self.cells
         return cells[at + PERIOD], cells[at + SPENT], sum(cells[at + HELD : at + HELD + WORKERS])
 
+    def free(self, a: Account, now: float) -> float:
+        """The least share of its limits per minute that is unused; without the lock, so it may be a call old."""
+        cells, at = self.cells, a.cell
+        if cells[at + SECOND] + 1 < now - 1:
+            return 1.0
+        requests = 1.0 - cells[at + REQUESTS] / a.requests if a.requests > 0 else 1.0
+        tokens = 1.0 - cells[at + TOKENS] / a.tokens if a.tokens > 0 else 1.0
+        return min(requests, tokens)
+
     def changed(self, before: dict[int, tuple[int, int]]) -> list[tuple[int, int, int]]:
         """(cell, period, spent) of the cells that differ from `before`, which is brought up to date."""
         import numpy as np

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from junctor.errors import ConfigError, StateUnavailable
-from junctor.tenancy.accounts import Refusal, Room, Spent, usd
+from junctor.tenancy.accounts import Account, Refusal, Room, Spent, usd
 from junctor.tenancy.counters import VERSION, Counters, _try_lock
 from junctor.tenancy.keys import KeyRecord
 from junctor.tenancy.stores import Entry, Store, Ticket
@@ -133,6 +133,10 @@ class LocalStore(Store):
         if crossed and self.on_crossing is not None:
             for crossing in crossed:
                 self.on_crossing(crossing)
+
+    def free(self, account: Account, now: float) -> float:
+        """See Store; as it was at the last call."""
+        return self.counters.free(account, now)
 
     # what people do
 

@@ -141,6 +141,11 @@ class Store(ABC):
     def note(self, entry: Entry) -> None:
         """`append` from where nobody waits; a failure is logged."""
 
+    def free(self, account: Account, now: float) -> float | None:
+        """The share of an account's limits that is unused, where that is known without asking anybody."""
+        del account, now
+        return None
+
     def place(self, name: str) -> int:
         """The cell of an account; 0 where there are no cells."""
         del name
