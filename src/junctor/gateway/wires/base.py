@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from junctor.engine.hedging import Ask
+from junctor.engine.run import Ask
 from junctor.errors import JunctorError
 from junctor.gateway.pages import Page
 from junctor.providers.base import Reply
