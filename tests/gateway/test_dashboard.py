@@ -442,3 +442,30 @@ def test_what_workers_share_is_made_once(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("ADMIN_CANARY", raising=False)
     with pytest.raises(ConfigError, match=r"gateway\.admin_key"):
         prepare(parse_config(tree(1), tmp_path))
+
+
+async def test_spend_knows_keys_by_name_and_their_teams(seen, upstream) -> None:
+    def keyed(wanted) -> None:
+        wanted["gateway"]["keys"] = "required"
+        wanted["teams"] = {"red": {}}
+
+    served = await seen(await upstream(), keyed)
+    admin = {"authorization": f"Bearer {KEY}"}
+    status, made, _ = await served.post("/admin/keys", {"name": "ci", "team": "red"}, **admin)
+    assert status == 200, made
+    secret = next(value for value in _texts(made) if value.startswith("jk-") and len(value) > 40)
+    assert (await served.chat(authorization=f"Bearer {secret}"))[0] == 200
+    assert (await served.chat())[0] == 401
+    spend = await served.admin("/admin/spend")
+    assert [(row["team"], row["decisions"]) for row in spend["tables"]["team"]] == [("red", 1)]
+    assert [row["name"] for row in spend["tables"]["key"]] == ["ci"]
+    assert secret not in json.dumps(spend)
+    text = (await served.get("/metrics", **admin))[1].decode()
+    assert 'junctor_refused_total{code="invalid_api_key"} 1' in text
+    assert secret not in text
+
+
+def _texts(found: Any) -> list[str]:
+    if isinstance(found, dict):
+        return [text for value in found.values() for text in _texts(value)]
+    return [found] if isinstance(found, str) else []

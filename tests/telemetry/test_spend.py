@@ -9,7 +9,7 @@ import pytest
 
 from junctor.errors import JournalError, RequestError
 from junctor.journal import DecisionRecord, FeedbackRecord, Journal, NoteRecord, OutcomeRecord
-from junctor.telemetry.spend import Books, day_start, read_books
+from junctor.telemetry.spend import Books, by_team, day_start, read_books
 from junctor.types import Attempt, Call, Decision, Outcome, Price, Ranked
 
 DAY = 1_767_225_600.0
@@ -216,3 +216,22 @@ def test_the_command_tells_it_in_words_and_as_json(junctor, write, tmp_path) -> 
     wrong = junctor("spend", "--by", "tenat")
     assert wrong.code == 2
     assert "--by" in wrong.err
+
+
+def test_teams_are_the_teams_of_keys(write, tmp_path) -> None:
+    write(attempt("cheap", 1.0), key="k1")
+    write(attempt("cheap", 2.0), key="k2")
+    write(attempt("cheap", 4.0), key="gone")
+    keys = read_books(tmp_path / "j", PRICES).table("key")
+    assert {row["team"]: row["cost_usd"] for row in by_team(keys, {"k1": "red", "k2": "red"})} == {"": 4.0, "red": 3.0}
+
+
+def test_a_long_journal_is_read_a_while_at_a_time(write, tmp_path) -> None:
+    for _ in range(400):
+        write(attempt("cheap", 1.0), text="x" * 1000)
+    books = Books(tmp_path / "j", PRICES)
+    assert books.catch_up(rest=True, most_s=0.0) is False
+    assert 0 < books.total().cost_usd < 400
+    assert books.tail.behind > 0
+    assert books.catch_up(rest=True) is True
+    assert books.total().cost_usd == 400

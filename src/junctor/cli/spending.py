@@ -14,10 +14,12 @@ from junctor.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from junctor.config import Config
+
 
 def spend(
     config: Path | None = CONFIG,
-    by: str = typer.Option("target", help="tenant, key, alias, target, policy or day."),
+    by: str = typer.Option("target", help="tenant, team, key, alias, target, policy or day."),
     since: str = typer.Option("all", help="First day, in UTC: 2026-01-31, today or all."),
     journal: Path | None = typer.Option(None, help="Journal file; default: the one that the configuration names."),
     cpu_us: float = typer.Option(160.0, min=0, help="Processor time of one request in microseconds, charged against savings."),
@@ -28,20 +30,39 @@ def spend(
 
     Example: junctor spend --by alias --since today
     """
-    from junctor.telemetry.spend import AXES, day_start, read_books, rows_of
+    from junctor.telemetry.spend import AXES, by_team, day_start, read_books, rows_of
 
-    if by not in AXES:
-        raise ConfigError(f"{by!r} is nothing to add up by", field="--by", fix=f"one of: {', '.join(AXES)}")
+    axes = (*AXES, "team")
+    if by not in axes:
+        raise ConfigError(f"{by!r} is nothing to add up by", field="--by", fix=f"one of: {', '.join(axes)}")
     opened = open_config(config)
     prices = {id_: target.price for id_, target in opened.targets.items() if target.price is not None}
     path = journal or opened.path(opened.journal.path)
     first = day_start(since, "--since")
     books = read_books(path, prices, opened.telemetry.usd_per_cpu_hour)
     savings = books.savings(first, cpu_us / 1e6)
+    tables = rows_of(books, AXES, first)
+    if opened.gateway.keys == "required":
+        tables["team"] = by_team(tables["key"], _teams(opened))
+    elif by == "team":
+        raise ConfigError("there are no teams without keys", field="--by", fix='write keys = "required" under [gateway]')
     if json:
-        write_json({"total": books.total(first), "tables": rows_of(books, AXES, first), "savings": savings}, "-")
+        write_json({"total": books.total(first), "tables": tables, "savings": savings}, "-")
         return
-    _print(console(), by, books.table(by, first), savings)
+    _print(console(), by, tables[by], savings)
+
+
+def _teams(config: Config) -> dict[str, str]:
+    """Key -> team, as the store of keys has it."""
+    import asyncio
+
+    from junctor.tenancy.keeping import Keeper
+
+    async def read() -> dict[str, str]:
+        async with Keeper.open(config, actor="junctor spend") as keeper:
+            return {record.id: record.team for record in await keeper.store.keys()}
+
+    return asyncio.run(read())
 
 
 def _print(out: Console, by: str, rows: list[dict[str, Any]], savings: list[dict[str, Any]]) -> None:

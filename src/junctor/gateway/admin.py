@@ -35,14 +35,16 @@ from junctor.providers.tracing import CURRENT
 from junctor.service import Service
 from junctor.telemetry.live import Live, recent_trials
 from junctor.telemetry.metrics import CALL_WIDTH, LATENCY_S, STATES, History, Metrics, Snapshot, quantile
-from junctor.telemetry.spend import AXES, Books, Day, calibration, day_start, today
+from junctor.telemetry.spend import AXES, Books, Day, by_team, calibration, day_start, today
 from junctor.tenancy.contracts import Principal
+from junctor.tenancy.gate import KeyedTenancy
 from junctor.types import Constraints, Message, Request
 
 MOST_ROWS = 200
 TEXT_CHARS = 100_000
 MINUTE_S = 60.0
 FRESH_S = 0.5
+PATIENCE_S = 2.0
 TRIALS_EVERY_S = 20.0
 DASHBOARD = Principal(key="dashboard", name="dashboard", admin=True)
 CONSTRAINTS = ("budget_usd", "quality_floor", "deadline_s")
@@ -76,7 +78,7 @@ class Desk:
             if name == "live":
                 await asyncio.to_thread(self._live.catch_up)
             elif self._books is not None:
-                await asyncio.to_thread(self._books.catch_up, rest=True)
+                await asyncio.to_thread(self._books.catch_up, rest=True, most_s=PATIENCE_S)
             self._fresh[name] = time.monotonic()
 
     async def overview(self, query: Query) -> dict[str, Any]:
@@ -92,7 +94,7 @@ class Desk:
             "workers": shot.workers,
             "aliases": {name: {"policy": a.policy.title, "targets": a.targets.ids} for name, a in self.engine.aliases.items()},
             "targets": self.engine.catalogue.ids,
-            "journal": {"kept": self._books is not None, "text": self.config.journal.text},
+            "journal": {"kept": self._books is not None, "text": self.config.journal.text, "unread": self._unread()},
             "minute": recent,
             "series": _series(history),
             "cpu_s": shot.add_up("cpu", 1)[0],
@@ -100,6 +102,10 @@ class Desk:
             "cooling": sorted({lab[1] for _, lab, v in shot.gauges if lab[0] == "cooling_seconds" and v > 0}),
         }
         return found | self._today(shot)
+
+    def _unread(self) -> int:
+        """Bytes of the journal that are not in the books yet: after a start, a long one takes a while."""
+        return 0 if self._books is None else self._books.tail.behind
 
     def _today(self, shot: Snapshot) -> dict[str, Any]:
         if self._books is None:
@@ -153,9 +159,15 @@ class Desk:
         await self._catch_up("books")
         since, shot = _since(query), self.metrics.read()
         tables = {by: self._books.table(by, since)[:MOST_ROWS] for by in AXES}
+        tenancy = self.service().tenancy
+        if isinstance(tenancy, KeyedTenancy):
+            owners = {record.id: record for record in await tenancy.store.keys()}
+            tables["team"] = by_team(tables["key"], {id_: record.team for id_, record in owners.items()})
+            tables["key"] = [row | {"name": owners[row["key"]].name} if row["key"] in owners else row for row in tables["key"]]
         per_request = cpu_per_request(shot)
         return {
             "journal": True,
+            "unread": self._unread(),
             "since": since,
             "total": self._books.total(since),
             "tables": tables,

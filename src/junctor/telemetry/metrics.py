@@ -20,13 +20,13 @@ from typing import Any
 
 from junctor.engine import Engine
 from junctor.engine.engine import GIVEN
+from junctor.engine.hedging import HEDGE, LOST
 from junctor.engine.run import Run
 from junctor.journal import OutcomeRecord
 from junctor.telemetry.slots import CAPACITY, Key, Slots, Workers, summed
 
 MOST_TENANTS = 64
 OTHER = "other"
-HEDGE = "hedge"
 TICK_S = 2.0
 LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 DECISION_S = (25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25)
@@ -140,14 +140,15 @@ class Metrics:
         self._values[place + LATENCY_WIDTH - 1] += seconds
 
     def _several(self, attempts: Iterable[Any]) -> None:
-        """Failed attempts, and why there was more than one."""
+        """Failed attempts, and why there was more than one. Who was only too late did not fail."""
         seen: set[str] = set()
         for attempt in attempts:
-            if attempt.error:
+            if attempt.error and attempt.detail != LOST:
                 self.add("failed", (attempt.target, attempt.error))
-            if seen:
-                again = "hedge" if attempt.role.startswith(HEDGE) else "retry" if attempt.target in seen else "next"
-                self.add("again", ("plan" if attempt.role and again != "hedge" else again,))
+            if attempt.role == HEDGE:
+                self.add("again", ("hedge",))
+            elif seen:
+                self.add("again", ("plan" if attempt.role else "retry" if attempt.target in seen else "next",))
             seen.add(attempt.target)
 
     def add(self, kind: str, labels: tuple[str, ...], amount: float = 1.0) -> None:

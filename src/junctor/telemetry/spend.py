@@ -29,7 +29,8 @@ from junctor.types import Outcome, Price, Ranked
 
 DAY_S = 86_400
 AXES = ("tenant", "key", "alias", "target", "policy", "day")
-REMEMBERED = 50_000
+MOST_OPEN, MOST_DONE = 20_000, 10_000
+"""Decisions without an outcome yet, and answered ones of which a quality may still be told."""
 REST_S = 0.001
 CACHE = "cache"
 # Processor time of one request at one worker, measured (docs/gateway.md): for a reading without a running gateway.
@@ -158,13 +159,20 @@ class Books:
         self._open: OrderedDict[str, _Decided] = OrderedDict()
         self._done: OrderedDict[str, tuple[int, str, str]] = OrderedDict()
 
-    def catch_up(self, *, rest: bool = False) -> None:
-        """Read what is new. With `rest`, pause between pieces so that a busy event loop in this process gets its turns."""
+    def catch_up(self, *, rest: bool = False, most_s: float = float("inf")) -> bool:
+        """Read what is new, for at most so many seconds; whether all of it is read.
+
+        With `rest`, pause between pieces so that a busy event loop in this process gets its turns.
+        """
+        end = time.monotonic() + most_s
         while lines := self.tail.take(1 << 16 if rest else 1 << 20):
             for line in lines:
                 self._take(line)
+            if time.monotonic() > end:
+                return False
             if rest:
                 time.sleep(REST_S)
+        return True
 
     def _take(self, line: bytes) -> None:
         try:
@@ -172,7 +180,7 @@ class Books:
         except (msgspec.DecodeError, ValueError):
             return  # a kind of record that has nothing to do with money
         if isinstance(record, _Decided):
-            _keep(self._open, record.decision.id, record)
+            _keep(self._open, record.decision.id, record, MOST_OPEN)
         elif isinstance(record, _Said):
             self._said(record)
         else:
@@ -198,7 +206,7 @@ class Books:
         book.billed_usd += cost or 0.0
         self._compare(book, decided.decision, ended)
         done = (day, decided.alias, ended.target)
-        _keep(self._done, ended.id, done)
+        _keep(self._done, ended.id, done, MOST_DONE)
         if ended.outcome.quality is not None:
             self._recorded(done, ended.outcome.quality)
 
@@ -360,9 +368,9 @@ MOST_WANTED = 20
 """Recorded qualities that a target needs before it may be called the best."""
 
 
-def _keep(known: OrderedDict[str, Any], id_: str, value: Any) -> None:
+def _keep(known: OrderedDict[str, Any], id_: str, value: Any, most: int) -> None:
     known[id_] = value
-    if len(known) > REMEMBERED:
+    if len(known) > most:
         known.popitem(last=False)
 
 
@@ -395,6 +403,16 @@ def read_books(path: Path, prices: Mapping[str, Price], usd_per_cpu_hour: float 
     books = Books(path, prices, usd_per_cpu_hour)
     books.catch_up()
     return books
+
+
+def by_team(keys: Iterable[Mapping[str, Any]], teams: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The table by key, added up by the team of each; "" for calls without a key, or whose key has no team."""
+    found: dict[str, Cell] = {}
+    for row in keys:
+        cell = Cell(**{name: row[name] for name in Cell.__struct_fields__})
+        found.setdefault(teams.get(row["key"], ""), Cell()).add(cell)
+    rows = [{"team": name, **msgspec.structs.asdict(cell)} for name, cell in found.items()]
+    return sorted(rows, key=lambda row: (-row["cost_usd"], row["team"]))
 
 
 def rows_of(books: Books, axes: Iterable[str], since: float = 0.0) -> dict[str, list[dict[str, Any]]]:

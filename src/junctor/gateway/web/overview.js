@@ -69,6 +69,7 @@ export function overview(page) {
     page.know(found);
     const today = found.today;
     const parts = [tiles(found)];
+    if (found.journal.unread > 1e6) parts.push(el("p", { class: "card soft" }, `The journal is being read: ${(found.journal.unread / 1e6).toFixed(0)} MB to go.`));
     if (today?.decisions) parts.push(el("div", { class: "two" }, split(today), savings(today)));
     else parts.push(empty(today ? "No request today" : "No journal is kept", today ? "Send one, and the figures above begin to move." : "Set [journal] path, and cost and savings are shown here.", today ? page.example() : '[journal]\npath = "junctor.journal"'));
     parts.push(machine(found));
