@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from junctor.build import build_engine
 from junctor.cli.from_litellm import translate
-from junctor.cli.importing import toml_tables
+from junctor.cli.importing import toml_of
 from junctor.config import load_config, parse_config
 from junctor.errors import ConfigError
 from junctor.types import Message, Request, plan_targets
@@ -255,7 +255,7 @@ def test_whatever_comes_out_loads(entries, data) -> None:
         tree = translate(source).tree
     except ConfigError:
         return
-    text = "\n".join(line for section, tables in tree.items() for line in toml_tables((section,), tables))
+    text = toml_of(tree)
     assert "canary" not in text
     config = parse_config(tomllib.loads(text), Path())
     build_engine(config, dry_run=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from junctor.cli.from_litellm import Note, Translated
 
 DEFAULT = Path("junctor.toml")
-BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 
 
 def import_litellm(source: Path, out: Path | None) -> None:
@@ -46,47 +44,27 @@ def _lines(made: Translated, source: Path) -> Iterator[str]:
         if notes:
             yield f"#\n# {title}"
             yield from (f"#   {_one_line(note)}" for note in notes)
-    for section, tables in made.tree.items():
-        yield from toml_tables((section,), tables)
+    yield ""
+    yield toml_of(made.tree).rstrip()
 
 
 def _one_line(note: Note) -> str:
     return " ".join(f"{note.where}: {note.said}".split())
 
 
-def toml_tables(path: Sequence[str], table: Mapping[str, Any]) -> Iterator[str]:
-    """A table as TOML: its plain values, then the tables in it."""
-    plain = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
-    inner = {key: value for key, value in table.items() if isinstance(value, Mapping)}
-    inline = len(path) > 1
-    if plain or (inline and inner):
-        yield ""
-        yield f"[{'.'.join(map(_key, path))}]"
-        yield from (f"{_key(key)} = {toml_value(value)}" for key, value in plain.items())
-        if inline:
-            yield from (f"{_key(key)} = {toml_value(value)}" for key, value in inner.items() if value)
-    if not inline:
-        for key, value in inner.items():
-            yield from toml_tables((*path, key), value)
+def toml_of(tree: Mapping[str, Any]) -> str:
+    """A tree as TOML; what is None is left out, because TOML has no word for it."""
+    import tomli_w
+
+    return tomli_w.dumps(_without_none(tree))
 
 
-def toml_value(value: Any) -> str:
-    """A value as TOML, tables inline. What TOML has no word for is left out of tables, and refused elsewhere."""
+def _without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_key(str(k))} = {toml_value(v)}" for k, v in value.items() if v is not None) + "}"
+        return {str(key): _without_none(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, (list, tuple)):
-        if value and all(isinstance(item, Mapping) for item in value):
-            return "[\n" + "".join(f"  {toml_value(item)},\n" for item in value) + "]"
-        return "[" + ", ".join(map(toml_value, value)) + "]"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
-    if isinstance(value, (bool, int, float)):
-        return repr(value).lower() if isinstance(value, bool) else repr(value)
-    raise ConfigError(f"a value of type {type(value).__name__} cannot be written", field="litellm_params", fix="take it out")
-
-
-def _key(key: str) -> str:
-    return key if key and set(key) <= BARE else json.dumps(key, ensure_ascii=False)
+        return [_without_none(inner) for inner in value if inner is not None]
+    return value
 
 
 def _tell(made: Translated, out: Path) -> None:
