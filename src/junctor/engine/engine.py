@@ -21,7 +21,8 @@ from junctor.engine.deployments import pools_of
 from junctor.engine.filters import Demand, Narrowed, expected_cost_usd
 from junctor.engine.health import Health
 from junctor.engine.hedging import Hedge
-from junctor.engine.ledger import Explained, Ledger, Listener
+from junctor.engine.ledger import Ledger, Listener
+from junctor.engine.memory import Explained
 from junctor.engine.plan_run import PlanRun
 from junctor.engine.preferences import unheard
 from junctor.engine.retrying import NO_RETRIES, Retries

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from junctor.caching.contracts import Hit, ReplyCache, Slot
+from junctor.caching.contracts import Hit, Owner, ReplyCache, Slot
 from junctor.encoders.base import Encoder
 from junctor.engine import Answer, CallContext, Engine, StreamAnswer
 from junctor.engine.buffered import Buffered
@@ -26,6 +26,13 @@ from junctor.providers.base import Reply
 from junctor.service.queueing import Queue
 from junctor.tenancy.contracts import ANYONE, Headers, Hold, Principal, Tenancy
 from junctor.types import Request
+
+
+def owner_of(principal: Principal, request: Request) -> Owner:
+    """Whose replies a call may see. A tenant that only the caller names divides further, and opens nobody else's."""
+    if principal.tenant:
+        return ("tenant", principal.tenant, "")
+    return ("key", principal.key, request.tenant) if principal.key else ("anyone", "", request.tenant)
 
 
 class Passage:
@@ -130,8 +137,8 @@ class Service:
         if self.tenancy is not None:
             await self._enter(passage, model, principal, self.tenancy)
         hit = None
-        if not plain and (model in self.chains or model in self.caches):
-            hit = await self._looked_up(passage, model, principal)
+        if model in self.chains or (not plain and model in self.caches):
+            hit = await self._looked_up(passage, model, principal, plain=plain)
         if hit is not None:
             return self.engine.given(passage.request, model, hit.target, passage.context), hit
         if self.queue is not None:
@@ -179,14 +186,14 @@ class Service:
             request = msgspec.structs.replace(request, constraints=constraints)
         passage.request = request
 
-    async def _looked_up(self, passage: Passage, model: str, principal: Principal) -> Hit | None:
+    async def _looked_up(self, passage: Passage, model: str, principal: Principal, *, plain: bool) -> Hit | None:
         chain = self.chains.get(model)
         if chain is not None:
-            passage.chain = chain
+            passage.chain = None if plain else chain
             passage.request, passage.noticed = chain.before(passage.request)
             self._say(passage)
         cache = self.caches.get(model)
-        return None if cache is None or passage.fresh else await self._cached(passage, model, cache, principal)
+        return None if cache is None or plain or passage.fresh else await self._cached(passage, model, cache, principal)
 
     async def _cached(self, passage: Passage, model: str, cache: ReplyCache, principal: Principal) -> Hit | None:
         request = passage.request
