@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 
+import anthropic
 import openai
 import pytest
 
@@ -126,3 +127,32 @@ async def test_what_it_cannot_do_is_refused_with_a_reason(client):
         await client.chat.completions.create(model="foreign", messages=[{"role": "user", "content": "x", "name": "bob"}])
     assert caught.value.body["param"] == "messages[0].name"
     assert fake.seen == []
+
+
+@pytest.mark.parametrize("client", ["anthropic", "bedrock"], indirect=True)
+async def test_the_anthropic_client_gets_its_own_api_back(client):
+    """Messages in, Messages or Converse out: signed thoughts, cache marks, tools and their errors survive both ways."""
+    inside, fake = client
+    url = str(inside.base_url).removesuffix("/v1/")
+    tool = {"name": "weather", "description": "…", "input_schema": WEATHER["function"]["parameters"]}
+    thinking = {"type": "enabled", "budget_tokens": 1500}
+    more = {"model": "foreign", "max_tokens": 3000, "tools": [tool], "thinking": thinking}
+    system = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
+    turns = [{"role": "user", "content": "weather in Paris?"}]
+    async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as caller:
+        first = await caller.messages.create(messages=turns, system=system, **more)
+        assert [block.type for block in first.content] == ["thinking", "tool_use"]
+        assert (first.stop_reason, first.usage.cache_creation_input_tokens) == ("tool_use", 100)
+        async with caller.messages.stream(messages=turns, system=system, **more) as stream:
+            final = await stream.get_final_message()
+        assert [block.model_dump(exclude_none=True) for block in final.content] == [
+            block.model_dump(exclude_none=True) for block in first.content
+        ]
+        result = {"type": "tool_result", "tool_use_id": first.content[1].id, "content": "no wind", "is_error": True}
+        turns += [
+            {"role": "assistant", "content": [block.model_dump(exclude_none=True) for block in first.content]},
+            {"role": "user", "content": [result]},
+        ]
+        second = await caller.messages.create(messages=turns, system=system, **more)
+        assert second.content[-1].text == "The tools said: no wind"
+    assert fake.refused == []
