@@ -359,7 +359,8 @@ async def test_a_stream_is_buffered_until_an_answer_is_accepted(tmp_path):
     assert answer.tries == 2
     async with answer:
         events = [event async for event in answer]
-    assert events[-1] == b"data: [DONE]\n\n"
+    events = b"".join(events).removesuffix(b"\n\n").split(b"\n\n")
+    assert events[-1] == b"data: [DONE]"
     chunks = [json.loads(event[6:]) for event in events[:-1]]
     assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks if c["choices"]) == "it is 4"
     assert chunks[-1]["usage"]["completion_tokens"] > 0

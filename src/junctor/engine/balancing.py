@@ -26,7 +26,7 @@ from junctor.errors import ConfigError
 from junctor.providers.answers import content_text
 from junctor.types import Request
 
-PREFIX_CHARS = 4096
+PREFIX_CHARS = 512
 UNKNOWN_S = 1e3
 LOAD_BOUND = 1.25
 MASK = (1 << 64) - 1
@@ -150,17 +150,16 @@ def affinity(key: int, place: Load) -> float:
 
 def conversation(request: Request) -> int:
     """What stays the same while a conversation goes on, as a number: its tenant, its system turns and its first other turn."""
-    digest = blake2b(request.tenant.encode("utf-8", "surrogatepass"), digest_size=8)
-    left = PREFIX_CHARS
+    parts = [request.tenant]
     for message in request.messages:
-        text = content_text(message.content)[:left]
-        digest.update(b"\0" + text.encode("utf-8", "surrogatepass"))
-        left -= len(text)
-        if left <= 0 or message.role not in ("system", "developer"):
+        text = content_text(message.content)
+        parts += (text[:PREFIX_CHARS], str(len(text)))  # a length tells long turns apart that begin alike
+        if message.role not in ("system", "developer"):
             break
     if not request.messages:
-        digest.update(request.text[:left].encode("utf-8", "surrogatepass"))
-    return int.from_bytes(digest.digest(), "big")
+        parts.append(request.text[:PREFIX_CHARS])
+    key = "\0".join(parts).encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
 
 
 RULES: dict[str, type[Balancer]] = {

@@ -28,7 +28,7 @@ class Vital:
     outstanding   calls that are on their way now
     calls         calls that ended, since the place was last judged beside its siblings
     latency_s     smoothed seconds to a whole answer, or to the first event of a stream
-    peak_s        the same, but up at once and down slowly: Finagle's peak EWMA
+    peak_s        the same of a deployment, but up at once and down slowly: Finagle's peak EWMA
     errors        smoothed share of calls that spoke against the place
     """
 
@@ -68,6 +68,8 @@ class Vital:
     def measured(self, latency_s: float, now: float) -> None:
         """It answered, or began to, after so long."""
         self.latency_s += SMOOTHING * (latency_s - self.latency_s) if self.latency_s else latency_s
+        if not self.deployment:
+            return  # nobody compares it
         if latency_s >= self.peak_s:
             self.peak_s = latency_s
         else:
@@ -78,11 +80,6 @@ class Vital:
     def expected_s(self, now: float) -> float:
         """`peak_s` as far as it is not forgotten by now: who gets no calls is forgiven as well. 0: nothing is known."""
         return self.peak_s * exp((self._peak_at - now) / DECAY_S) if self.peak_s else 0.0
-
-    def counted(self, failed: float) -> None:
-        """One more call ended: 1.0 when it spoke against the place, 0.0 when it did not."""
-        self.calls += 1
-        self.errors += SMOOTHING * (failed - self.errors)
 
     def open(self, now: float, wait_s: float) -> None:
         """Leave the place alone for so long."""

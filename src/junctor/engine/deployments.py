@@ -54,13 +54,14 @@ class Pool:
     acts      a second call might do a second time what the first one did: a tool or an agent that is not said to be idempotent
     """
 
-    __slots__ = ("_balancer", "_calls", "_health", "acts", "only", "sites", "target")
+    __slots__ = ("_balancer", "_calls", "_health", "_weighty", "acts", "only", "sites", "target")
 
     def __init__(self, target: Target, sites: Sequence[Site], rule: Balancer, health: Health) -> None:
         self.target = target
         self.sites = tuple(sites)
         self.only = self.sites[0] if len(self.sites) == 1 else None
         self.acts = target.kind in ACTING_KINDS and target.settings.get(IDEMPOTENT) is not True
+        self._weighty = tuple(site for site in self.sites if site.weight > 0) or self.sites[:1]
         self._balancer = rule
         self._health = health
         self._calls = 0
@@ -77,18 +78,26 @@ class Pool:
             self._calls = 0
             health.review([site.vital for site in self.sites])
         needs = request.needs
+        if not (tried or needs or health):  # the usual case: all of them may be picked
+            return self._balanced(self._weighty, request) if len(self._weighty) > 1 else self._weighty[0]
         able = [site for site in self.sites if site not in tried and (site.can is None or needs <= site.can)]
         if health and not ill:
             able = [site for site in able if health.ready(site.vital)]
         if len(able) > 1:
             weighty = [site for site in able if site.weight > 0]
             if len(weighty) > 1:
-                if request.near and (found := next((site for site in weighty if site.id == request.near), None)) is not None:
-                    return found
-                picked: Site = self._balancer.pick(weighty, request)
-                return picked
+                return self._balanced(weighty, request)
             able = weighty or able
         return able[0] if able else None
+
+    def _balanced(self, sites: Sequence[Site], request: Request) -> Site:
+        """As the rule says, but a session goes back to the site that it came from."""
+        if request.near:
+            for site in sites:
+                if site.id == request.near:
+                    return site
+        picked: Site = self._balancer.pick(sites, request)
+        return picked
 
     def most(self) -> int:
         """How many sites one request may try."""

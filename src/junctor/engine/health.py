@@ -12,7 +12,7 @@ from statistics import median
 
 from msgspec import Struct
 
-from junctor.engine.breaker import State, Vital
+from junctor.engine.breaker import SMOOTHING, State, Vital
 from junctor.errors import ConfigError, JunctorError, UpstreamError, UpstreamStatus
 from junctor.sections import HealthSection
 
@@ -147,9 +147,11 @@ class Health:
     def answered(self, vital: Vital, latency_s: float | None, began_at: float) -> None:
         """A call that began at this reading of the clock ended well, after so many seconds (None: measured by `began`)."""
         vital.outstanding -= 1
-        vital.counted(0.0)
+        vital.calls += 1
+        if vital.errors:
+            vital.errors -= SMOOTHING * vital.errors
         if latency_s is not None:
-            vital.measured(latency_s, self.clock())
+            vital.measured(latency_s, began_at + latency_s)
         if self._ill and began_at >= vital.opened_at:
             self._forgive(vital)
 
@@ -157,7 +159,8 @@ class Health:
         """A call that began at this reading of the clock ended badly; what is not the place's fault does not count."""
         vital.outstanding -= 1
         if isinstance(error, JunctorError) and counts(error):
-            vital.counted(1.0)
+            vital.calls += 1
+            vital.errors += SMOOTHING * (1.0 - vital.errors)
             self._blame(vital, error, began_at)
         elif vital.probing:
             vital.probing = False  # the probe was called off: the next one may look

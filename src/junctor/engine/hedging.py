@@ -7,18 +7,19 @@ that are hedged is bounded: every request earns a credit of `most`, and a hedge 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from junctor.engine.deployments import Site
 from junctor.engine.retrying import Turns
 from junctor.errors import ConfigError, UpstreamError
 from junctor.sections import HedgeSection
 
+if TYPE_CHECKING:
+    from junctor.engine.run import Ask, Run
+
 T = TypeVar("T")
 Won = tuple[T, Site, float, str]
 """An answer, where it came from, when it was asked for, and what the call was for."""
-Try = Callable[[Site, bool, str], Coroutine[Any, Any, Won[T]]]
 HEDGE = "hedge"
 LOST = "another answered first"
 CREDIT_MOST = 10.0
@@ -66,62 +67,73 @@ class Race(Generic[T]):
     `decided` is set once one of them has answered: whoever is cancelled after that has lost.
     """
 
-    def __init__(self, hedge: Hedge, turns: Turns, call: Try[T]) -> None:
+    __slots__ = ("_ask", "_hedge", "_overtaken", "_run", "_task", "_turns", "decided", "second")
+
+    def __init__(self, run: Run, ask: Ask[T], turns: Turns, hedge: Hedge) -> None:
         self.decided = False
         self.second: asyncio.Task[Won[T]] | None = None
-        self._hedge = hedge
+        self._run = run
+        self._ask = ask
         self._turns = turns
-        self._call = call
-        self._interrupt = asyncio.timeout(None)
-        self._running = False
+        self._hedge = hedge
+        self._task: asyncio.Task[Any] | None = None
+        self._overtaken = False
 
-    async def run(self, site: Site, last: bool) -> Won[T]:
+    async def run(self, site: Site) -> Won[T]:
         """The first answer. Raises the error of the last one that failed."""
         self._hedge.earn()
+        self._task = task = asyncio.current_task()
         timer = asyncio.get_running_loop().call_later(self._hedge.after_s, self._start)
+        won: Won[T] | None = None
         try:
-            async with self._interrupt:
-                self._running = True
-                try:
-                    won = await self._call(site, last, "")
-                finally:
-                    self._running = False
-            self.decided = True
+            won = await self._first(site, task)
             return won
-        except TimeoutError:
-            if self.second is None:
-                raise
+        finally:
+            timer.cancel()
+            self._task = None
+            if self.second is not None:
+                await self._settle(self.second, won)
+
+    async def _first(self, site: Site, task: asyncio.Task[Any] | None) -> Won[T]:
+        try:
+            won = await self._run.call(self._ask, site, self._turns.last(), "", self)
+        except asyncio.CancelledError:
+            if task is None or self.second is None or not self._overtaken or task.uncancel() > 0:
+                raise  # the caller goes away
             return self.second.result()
         except UpstreamError as error:
+            self._task = None  # there is nothing left to overtake
+            if self._overtaken and task is not None:
+                task.uncancel()
             if self.second is None or not error.retryable:
                 raise
             return await self.second
-        finally:
-            timer.cancel()
+        if self._overtaken and task is not None:
+            task.uncancel()
+        self.decided = True
+        return won
 
     def _start(self) -> None:
-        if not (self._running and self._turns.harmless() and self._hedge.take()):
+        """The first has not answered in time."""
+        if self._task is None or not (self._turns.harmless() and self._hedge.take()):
             return
         site = self._turns.next()
         if site is not None:
-            self.second = asyncio.get_running_loop().create_task(self._call(site, self._turns.last(), HEDGE))
+            call = self._run.call(self._ask, site, self._turns.last(), HEDGE, self)
+            self.second = asyncio.get_running_loop().create_task(call)
             self.second.add_done_callback(self._ended)
 
     def _ended(self, second: asyncio.Task[Won[T]]) -> None:
-        if second.cancelled() or second.exception() is not None or not self._running:
+        """If the second has answered, the first is called off."""
+        if second.cancelled() or second.exception() is not None or self._task is None:
             return
-        self.decided = True
-        self._interrupt.reschedule(asyncio.get_running_loop().time())
+        self.decided = self._overtaken = True
+        self._task.cancel()
 
-    async def settle(self, won: Won[T] | None) -> Won[T] | None:
-        """Call off what still runs; what came too late to be used, if something did."""
-        second = self.second
-        if second is None:
-            return None
+    async def _settle(self, second: asyncio.Task[Won[T]], won: Won[T] | None) -> None:
+        """Call the second off if it still runs; if it has answered and is not the winner, its answer is recorded."""
         if not second.done():
             second.cancel()
             await asyncio.wait((second,), timeout=LOSER_S)
-        if not second.done() or second.cancelled() or second.exception() is not None:
-            return None
-        late = second.result()
-        return None if late is won else late
+        if second.done() and not second.cancelled() and second.exception() is None and second.result() is not won:
+            await self._run.unused(*second.result())

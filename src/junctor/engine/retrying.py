@@ -49,10 +49,10 @@ NO_RETRIES = Retries()
 class Turns:
     """One walk through the targets of a plan; those to be left alone are passed over while anybody else can be asked."""
 
-    __slots__ = ("_again", "_at", "_health", "_ids", "_ill", "_pools", "_request", "_tried", "asked")
+    __slots__ = ("_again", "_at", "_health", "_ill", "_pools", "_request", "_tried", "asked", "ids", "site")
 
     def __init__(self, ids: Sequence[str], pools: Mapping[str, Pool], request: Request, health: Health) -> None:
-        self._ids = ids
+        self.ids = ids
         self._pools = pools
         self._request = request
         self._health = health
@@ -61,12 +61,21 @@ class Turns:
         self._ill = False
         self._again = 0
         self.asked = 0
+        self.site: Site | None = None
+
+    def began(self, site: Site) -> None:
+        """The first target was asked already, at this site."""
+        self.site, self._tried, self.asked = site, (site,), 1
 
     def next(self) -> Site | None:
-        """The next to be asked; None when there is nobody left. Raises UpstreamError for a target that nobody knows."""
+        """`site` is the next to be asked; None when there is nobody left. Raises UpstreamError for a target not known."""
+        self.site = site = self._find()
+        return site
+
+    def _find(self) -> Site | None:
         while True:
-            while self._at < len(self._ids):
-                pool = self._pool(self._ids[self._at])
+            while self._at < len(self.ids):
+                pool = self._pool(self.ids[self._at])
                 if len(self._tried) < pool.most():
                     site = pool.pick(self._request, self._tried, ill=self._ill)
                     if site is not None:
@@ -81,13 +90,13 @@ class Turns:
 
     def last(self) -> bool:
         """Whether nobody waits for a turn after the one that was given out last."""
-        if self._at + 1 < len(self._ids):
+        if self._at + 1 < len(self.ids):
             return False
-        return self._at >= len(self._ids) or not self._pool(self._ids[self._at]).waits(self._request, self._tried)
+        return self._at >= len(self.ids) or not self._pool(self.ids[self._at]).waits(self._request, self._tried)
 
     def harmless(self) -> bool:
         """Whether nothing can happen twice when two are asked at the same time."""
-        return not any(self._pool(id_).acts for id_ in self._ids)
+        return not any(self._pool(id_).acts for id_ in self.ids)
 
     def _pool(self, id_: str) -> Pool:
         pool = self._pools.get(id_)
@@ -99,20 +108,20 @@ class Turns:
         """Whether another may be asked after this failure: it was retryable, and nothing can have been done twice."""
         return error.retryable and not (self._pools[site.target.id].acts and may_have_acted(error))
 
-    async def again(self, retries: Retries, error: UpstreamError, left_s: float, chance: Callable[[], float]) -> Site | None:
-        """The site of a further try, after its pause; None when there is none, or no time for it."""
+    async def again(self, retries: Retries, error: UpstreamError, left_s: float, chance: Callable[[], float]) -> None:
+        """`site` is that of a further try, after its pause; None when there is none, or no time for it."""
         if self._again >= retries.most:
-            return None
+            return
         self._again += 1
-        id_ = min(dict.fromkeys(self._ids), key=self._health.cooling_s)
+        id_ = min(dict.fromkeys(self.ids), key=self._health.cooling_s)
         asked = error.retry_after_s if error.target == id_ else None
         pause = max(self._health.cooling_s(id_), asked or 0.0) + retries.pause_s(self._again, chance)
         if pause >= left_s:
-            return None
+            return
         await asyncio.sleep(pause)
         pool = self._pool(id_)
         self.asked += 1
-        return pool.pick(self._request) or pool.pick(self._request, ill=True)
+        self.site = pool.pick(self._request) or pool.pick(self._request, ill=True)
 
 
 def may_have_acted(error: UpstreamError) -> bool:

@@ -177,55 +177,56 @@ class Run:
 
         `last`: nothing waits for its turn after these; `again`: they may be tried again.
         """
-        turns = Turns(ids, self.pools, self.request, self.health)
-        site = turns.next()
-        if site is None:
-            raise UpstreamError("none of its deployments can take this", target=ids[-1] if ids else "")
+        pool = self.pools.get(ids[0]) if ids else None
+        if pool is None or pool.only is None or self.hedge is not None or self.health:
+            return await self._in_line(ask, Turns(ids, self.pools, self.request, self.health), last, role, again)
+        site = pool.only  # everybody is well, and there is one place to ask: nothing to think about
+        try:
+            return await self.call(ask, site, last and len(ids) == 1, role)
+        except UpstreamError as error:
+            turns = Turns(ids, self.pools, self.request, self.health)
+            turns.began(site)
+            await self._go_on(turns, site, error, again)
+        return await self._in_line(ask, turns, last, role, again)
+
+    async def _in_line(self, ask: Ask[T], turns: Turns, last: bool, role: str, again: bool) -> Won[T]:
+        """The first answer of those whose turn comes."""
+        if turns.site is None and turns.next() is None:
+            raise UpstreamError("none of its deployments can take this", target=turns.ids[-1] if turns.ids else "")
         while True:
+            site = turns.site
+            assert site is not None
             try:
                 if self.hedge is not None and turns.asked == 1:
-                    return await self._raced(ask, site, turns, self.hedge)
-                return await self._try(ask, site, last and turns.last(), role)
+                    return await Race(self, ask, turns, self.hedge).run(site)
+                return await self.call(ask, site, last and turns.last(), role)
             except UpstreamError as error:
-                if not turns.goes_on(site, error):
-                    raise
-                failure = error
-            if self.left_s() <= CLOCK_GRAIN_S:
-                raise self._out_of_time(failure)
-            site = turns.next()
-            if site is None and again:
-                site = await turns.again(self.retries, failure, self.left_s() - CLOCK_GRAIN_S, self.chance)
-            if site is None:
-                raise failure
+                await self._go_on(turns, site, error, again)
+
+    async def _go_on(self, turns: Turns, site: Site, failure: UpstreamError, again: bool) -> None:
+        """Find who is asked after this failure; raises it, or DeadlineExceeded, when nobody is."""
+        if not turns.goes_on(site, failure):
+            raise failure
+        if self.left_s() <= CLOCK_GRAIN_S:
+            raise self._out_of_time(failure)
+        if turns.next() is None and again:
+            await turns.again(self.retries, failure, self.left_s() - CLOCK_GRAIN_S, self.chance)
+        if turns.site is None:
+            raise failure
 
     def _out_of_time(self, failure: UpstreamError) -> JunctorError:
         """What is raised when the last failure took all the time that there was."""
         del failure
         return DeadlineExceeded(f"no answer within {self.deadline_s:g} s", fix="allow more time, or a faster target")
 
-    async def _raced(self, ask: Ask[T], site: Site, turns: Turns, hedge: Hedge) -> Won[T]:
-        """The first answer of this site and, if it is slow, of the next one; the other is recorded too."""
-
-        def call(site: Site, last: bool, role: str) -> Coroutine[Any, Any, Won[T]]:
-            return self._try(ask, site, last, role, race)
-
-        race = Race(hedge, turns, call)
-        won: Won[T] | None = None
-        try:
-            won = await race.run(site, turns.last())
-            return won
-        finally:
-            late = await race.settle(won)
-            if late is not None:
-                await self._unused(*late)
-
-    async def _unused(self, reply: Any, site: Site, started: float, role: str) -> None:
-        """An answer that nobody reads: it is paid for all the same."""
+    async def unused(self, reply: Any, site: Site, started: float, role: str) -> None:
+        """Record an answer that nobody reads: it is paid for all the same."""
         if isinstance(reply, StreamReply):
             await reply.aclose()
         self._answered(site, started, outcome_of(reply, site.target, self.elapsed_s() - started), role=role)
 
-    async def _try(self, ask: Ask[T], site: Site, last: bool, role: str = "", race: Race[T] | None = None) -> Won[T]:
+    async def call(self, ask: Ask[T], site: Site, last: bool, role: str = "", race: Race[T] | None = None) -> Won[T]:
+        """One attempt; its failure is recorded, its success is for the caller to record. Raises UpstreamError."""
         started = self.elapsed_s()
         limit_s = self._limit_s(site.target, last)
         self.health.enter(site.vital, limit_s)
