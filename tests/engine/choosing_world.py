@@ -71,11 +71,14 @@ class Counting(Provider):
         raise NotImplementedError
 
 
-def engine_of(tmp: Path, alias: dict[str, Any], policies: dict[str, Any], targets: dict[str, Any] | None = None) -> Engine:
+def engine_of(
+    tmp: Path, alias: dict[str, Any], policies: dict[str, Any], targets: dict[str, Any] | None = None, workers: int = 1
+) -> Engine:
     """An engine over this alias `auto`, with a journal; `policies` beside the fitted one, which is called `fitted`."""
     if not (tmp / "fitted").exists():
         fit(tmp / "fitted")
     tree = {
+        "gateway": {"workers": workers},
         "providers": {"embedded": {}},
         "targets": targets or TARGETS,
         "policies": {"fitted": {"artefact": "fitted"}, **policies},

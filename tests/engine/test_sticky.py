@@ -27,14 +27,21 @@ class Clock:
         return self.now
 
 
-def sticky(tmp: Path, clock: Clock | None = None, targets: dict[str, Any] | None = None, policy: str = "fitted", **more: Any):
+def sticky(
+    tmp: Path,
+    clock: Clock | None = None,
+    targets: dict[str, Any] | None = None,
+    policy: str = "fitted",
+    workers: int = 1,
+    **more: Any,
+):
     by_turns = {
         "turns": {
             "use": "rules",
             "settings": {"rules": [{"when": {"contains": "prove"}, "use": ["large", "small"]}], "default": ["small", "large"]},
         }
     }
-    engine = engine_of(tmp, {"policy": policy, "sticky": more}, by_turns, targets)
+    engine = engine_of(tmp, {"policy": policy, "sticky": more}, by_turns, targets, workers)
     if clock is not None:
         engine.aliases["auto"].sessions._clock = clock
     return engine
@@ -171,3 +178,24 @@ def test_what_names_a_session() -> None:
 def test_a_table_that_makes_no_sense_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"aliases\.auto\.sticky\."):
         sticky(tmp_path, **wrong)
+
+
+async def test_a_conversation_that_another_worker_began_is_taken_to_be_where_its_first_turn_goes(tmp_path: Path) -> None:
+    """Two engines as two workers have them: they share the configuration and nothing else."""
+    for policy in ("turns", "fitted"):
+        folder = tmp_path / policy
+        folder.mkdir()
+        one, other = (sticky(folder, policy=policy, workers=2, margin=0.5) for _ in range(2))
+        assert await target_of(one, PROOF) == "large"
+        assert await target_of(other, PROOF, "done", SUM, constraints=_cheapish()) == "large"
+        assert await target_of(other, f"done: {SUM}", constraints=_cheapish()) == "small"  # nobody has answered before
+        alone = sticky(folder, policy=policy)
+        assert await target_of(alone, PROOF, "done", SUM, constraints=_cheapish()) == "small"
+        for engine in (one, other, alone):
+            await engine.aclose()
+
+
+def _cheapish():
+    from junctor.types import Constraints
+
+    return Constraints(cost_weight=0.3)

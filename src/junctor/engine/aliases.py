@@ -79,7 +79,12 @@ def featured(alias: Alias, request: Request) -> Request:
     """The request with what the policy reads of it."""
     if alias.encoder is None or not wants_encoding(alias, request):
         return request
-    vector = alias.encoder.encode_one(request.text)
+    return encoded(alias.encoder, request)
+
+
+def encoded(encoder: Encoder, request: Request) -> Request:
+    """The request with its embedding and its labels."""
+    vector = encoder.encode_one(request.text)
     labels = {name: [value] for name, value in request.labels.items()}
     return msgspec.structs.replace(request, features=Features([request.text], vector[None, :], labels))
 

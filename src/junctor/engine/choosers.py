@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from junctor.artefact import load_policy
 from junctor.config import Config
 from junctor.encoders import load_encoder
 from junctor.encoders.base import Encoder
-from junctor.engine.aliases import Alias
+from junctor.engine.aliases import Alias, encoded
+from junctor.engine.engine import is_quick
 from junctor.engine.facts import Detector, facts_for
 from junctor.engine.learning import Learning, Store
 from junctor.engine.sessions import Sessions
@@ -131,7 +133,7 @@ def _alias(
     sides = {
         trial.name: Alias(
             name=f"{name}~{trial.name}",
-            policy=_wrapped(choosers[trial.policy].policy, sessions if trial.share else None),
+            policy=_wrapped(choosers[trial.policy], sessions if trial.share else None, config),
             targets=_targets(section, choosers[trial.policy], catalogue, f"{path}.trials[{place}].policy"),
             encoder=choosers[trial.policy].encoder,
             default=section.default,
@@ -141,7 +143,7 @@ def _alias(
     }
     return Alias(
         name=name,
-        policy=_wrapped(chooser.policy if learning is None else learning, sessions),
+        policy=_wrapped(chooser if learning is None else replace(chooser, policy=learning), sessions, config),
         targets=targets,
         encoder=chooser.encoder,
         default=section.default,
@@ -153,8 +155,14 @@ def _alias(
     )
 
 
-def _wrapped(policy: Policy, sessions: Sessions | None) -> Policy:
-    return policy if sessions is None else Sticky(policy, sessions)
+def _wrapped(chooser: Chooser, sessions: Sessions | None, config: Config) -> Policy:
+    """Sticky, where there are sessions; what other workers serve can be guessed where that is quick and always the same."""
+    policy, encoder = chooser.policy, chooser.encoder
+    if sessions is None:
+        return policy
+    if config.gateway.workers < 2 or isinstance(policy, Learner) or (encoder is not None and not is_quick(encoder)):
+        return Sticky(policy, sessions)
+    return Sticky(policy, sessions, (lambda request: request) if encoder is None else partial(encoded, encoder))
 
 
 def _learning(

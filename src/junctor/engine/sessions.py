@@ -23,8 +23,9 @@ from junctor.sections import StickySection
 from junctor.types import Request, Target
 
 CONVERSATION = "conversation"
-HEAD_CHARS = 4096
+HEAD_CHARS = 1024
 """So much of a turn is read to recognise it: with its length that tells conversations apart, and keeps long prompts cheap."""
+Named = tuple[str | int, ...]
 PENDING = 65_536
 MOST_TOKENS_PER_CHARACTER = 1.5
 
@@ -49,8 +50,8 @@ class Sessions:
     def __init__(self, section: StickySection, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.by, self.ttl_s, self.margin, self.most = section.by, section.ttl_s, section.margin, section.most
         self._clock = clock
-        self._known: OrderedDict[bytes, Session] = OrderedDict()
-        self._pending: OrderedDict[str, tuple[bytes, int]] = OrderedDict()
+        self._known: OrderedDict[int, Session] = OrderedDict()
+        self._pending: OrderedDict[str, tuple[int, int]] = OrderedDict()
 
     def inherit(self, old: Sessions) -> None:
         """Go on with what another one knows, when a configuration is read again; both go on while old calls end."""
@@ -60,24 +61,32 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._known)
 
-    def key(self, request: Request) -> bytes | None:
-        """What the request's session is known by, apart for every tenant; None when it belongs to none."""
-        named = request.session
-        if not named:
-            if self.by == CONVERSATION:
-                named = _opening(request)
-            else:
-                found: Any = request.labels.get(self.by) or request.params.get(self.by)
-                named = found[:HEAD_CHARS] if isinstance(found, str) else ""
-        if not named:
-            return None
-        return hashlib.blake2b(f"{request.tenant}\0{named}".encode("utf-8", "surrogatepass"), digest_size=12).digest()
+    def named(self, request: Request) -> Named:
+        """What names the request's session, apart for every tenant; () when it belongs to none."""
+        if request.session:
+            return request.tenant, request.session
+        if self.by == CONVERSATION:
+            return _opening(request)
+        found: Any = request.labels.get(self.by) or request.params.get(self.by)
+        return (request.tenant, found[:HEAD_CHARS]) if isinstance(found, str) and found else ()
 
-    def is_new(self, key: bytes | None) -> bool:
+    def key(self, request: Request) -> int | None:
+        """What its session is known by in this process, without a text; None when it belongs to none."""
+        named = self.named(request)
+        return hash(named) if named else None
+
+    def digest(self, request: Request) -> str:
+        """What its session is known by in every process; "" when it belongs to none."""
+        named = self.named(request)
+        if not named:
+            return ""
+        return hashlib.blake2b("\0".join(map(str, named)).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+    def is_new(self, key: int | None) -> bool:
         """Whether this worker has never heard of a session; one whose cache is gone by now is not new."""
         return key is not None and key not in self._known
 
-    def find(self, key: bytes | None) -> Session | None:
+    def find(self, key: int | None) -> Session | None:
         """The session, unless what was cached of it is gone by now."""
         found = None if key is None else self._known.get(key)
         if found is None or self._clock() - found.at > self.ttl_s:
@@ -99,15 +108,15 @@ class Sessions:
         rate = min(max(known.input_tokens / known.characters, 1 / CHARS_PER_TOKEN), MOST_TOKENS_PER_CHARACTER)
         return known.input_tokens + (now - known.characters) * rate
 
-    def cached_tokens(self, known: Session, request: Request) -> float:
-        """How much of this prompt the session's target has read or written before."""
+    def cached_tokens(self, known: Session, size: int) -> float:
+        """How much of this prompt, of so many characters, the session's target has read or written before."""
         before = known.characters / CHARS_PER_TOKEN if known.input_tokens is None else known.input_tokens
-        grown = max(0, characters(request) - known.characters) / CHARS_PER_TOKEN
+        grown = max(0, size - known.characters) / CHARS_PER_TOKEN
         return before + min(known.output_tokens, grown)
 
-    def await_end(self, id_: str, key: bytes, request: Request) -> None:
-        """Remember whose turn a decision was until it ends."""
-        self._pending[id_] = key, characters(request)
+    def await_end(self, id_: str, key: int, size: int) -> None:
+        """Remember whose turn a decision was, and how large, until it ends."""
+        self._pending[id_] = key, size
         if len(self._pending) > PENDING:
             self._pending.popitem(last=False)
 
@@ -143,15 +152,15 @@ def saved_usd(target: Target | None, tokens: float) -> float:
     return max(0.0, tokens * (price.input_usd_per_mtok - price.cached_input_usd_per_mtok) / 1e6)
 
 
-def _opening(request: Request) -> str:
-    """The system prompts before the first user turn, and that turn: what every later turn of a conversation repeats."""
-    parts: list[str] = []
+def _opening(request: Request) -> Named:
+    """The tenant, the system prompts before the first user turn, and that turn: what every later turn repeats."""
+    named: list[str | int] = [request.tenant]
     for message in request.messages:
         text = message.content if isinstance(message.content, str) else _texts(message.content)
-        parts.append(f"{message.role}\0{len(text)}\0{text[:HEAD_CHARS]}")
+        named += (message.role, len(text), text[:HEAD_CHARS])
         if message.role == "user":
-            return "\0".join(parts)
-    return ""
+            return tuple(named)
+    return ()
 
 
 def _texts(content: Any) -> str:

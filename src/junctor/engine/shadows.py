@@ -32,12 +32,11 @@ AT_ONCE = 8
 
 
 class Waiting(Struct, frozen=True):
-    """A request that a candidate has yet to see: what policies read of it, and which targets were out."""
+    """A request that a candidate has yet to see: what policies read of it."""
 
     alias: str
     trial: str
     request: Request
-    refusals: Mapping[str, str]
 
 
 class Shadows:
@@ -65,16 +64,15 @@ class Shadows:
 
     def ended(self, run: Run, record: OutcomeRecord) -> None:
         """Hear of the end of a run: its request is shown to the candidates when there is time."""
-        known = self._ledger.remembered(record.id)
-        alias = None if known is None else self._aliases.get(known.alias)
-        if known is None or alias is None or alias.trials is None or not run.attempts:
+        alias = self._aliases.get(self._ledger.alias_of(record.id))
+        if alias is None or alias.trials is None or not run.attempts:
             return
         for trial in alias.trials.shadows:
             name = f"{alias.name}/{trial.name}"
             if len(self._backlog) >= self._most or len(run.request.text) > TEXT_CHARS:
                 self.passed_over[name] = self.passed_over.get(name, 0) + 1
                 continue
-            self._backlog.append(Waiting(alias.name, trial.name, _slim(run.request), known.refusals))
+            self._backlog.append(Waiting(alias.name, trial.name, _slim(run.request)))
             self._wake()
 
     def _wake(self) -> None:
@@ -109,7 +107,9 @@ class Shadows:
     def _decided(self, waiting: Waiting) -> ShadowRecord:
         side = self._aliases[waiting.alias].sides[waiting.trial]
         blank = ShadowRecord(at=self._wall(), id=waiting.request.id, trial=waiting.trial)
-        open_ = tuple(id_ for id_ in side.targets.ids if id_ not in waiting.refusals)
+        known = self._ledger.remembered(waiting.request.id)
+        refusals: Mapping[str, str] = {} if known is None else known.refusals
+        open_ = tuple(id_ for id_ in side.targets.ids if id_ not in refusals)
         try:
             targets = self._names.alias_filters[side.name].only(open_ or side.targets.ids)
             decision = side.policy.decide(featured(side, waiting.request), targets, self._rng)

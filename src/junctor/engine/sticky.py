@@ -7,10 +7,12 @@ Any other one is overruled: the session stays where it is while its target can t
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
 
+from junctor.engine.filters import characters
 from junctor.engine.sessions import Session, Sessions, saved_usd
 from junctor.engine.wrapped import Wrapped
 from junctor.errors import NoTarget
@@ -18,34 +20,62 @@ from junctor.policy import Policy
 from junctor.types import Call, Catalogue, Decision, Fallback, Ranked, Request, Switch, looks_at_answers, plan_targets
 
 REMEMBERED = 1024
+GUESS_CHARS = 16_384
 
 
 class Sticky(Wrapped):
-    """Decides as `inner` does, but for sessions that somebody serves already."""
+    """Decides as `inner` does, but for sessions that somebody serves already.
 
-    def __init__(self, inner: Policy, sessions: Sessions) -> None:
+    `prepare` gives a request what `inner` reads of it, quickly. With it, a conversation that comes from another worker (its
+    earlier turns are in the request, its session is not known here) is taken to be where its first turn would go. That is a
+    guess: it holds for a policy that decides alike every time, while no turn has switched since.
+    """
+
+    def __init__(self, inner: Policy, sessions: Sessions, prepare: Callable[[Request], Request] | None = None) -> None:
         super().__init__(inner)
         self.sessions = sessions
+        self._prepare = prepare
         self._alone: OrderedDict[tuple[int, str], tuple[Catalogue, Catalogue]] = OrderedDict()
 
     def decide(self, request: Request, targets: Catalogue, rng: np.random.Generator) -> Decision:
         """The choice, with what became of the session in its reasons. Raises what `inner` raises."""
         key = self.sessions.key(request)
         known = self.sessions.find(key)
-        if key is not None:
-            self.sessions.await_end(request.id, key, request)
+        if key is None:
+            return self.inner.decide(request, targets, rng)
+        size = characters(request)
+        self.sessions.await_end(request.id, key, size)
+        if known is None:
+            known = self._guessed(request, targets, rng) if self._prepare is not None and self.sessions.is_new(key) else None
         if known is None:
             return self.inner.decide(request, targets, rng)
         if targets.position(known.target) is None:
             decision = self.inner.decide(request, targets, rng)
             return _said(decision, f"{known.target} served this session so far, but cannot take this request")
         if "switch" in self.inner.honours:
-            return self._traded(request, targets, rng, known)
+            return self._traded(request, targets, rng, known, size)
         return self._held(request, targets, rng, known)
 
-    def _traded(self, request: Request, targets: Catalogue, rng: np.random.Generator, known: Session) -> Decision:
+    def _guessed(self, request: Request, targets: Catalogue, rng: np.random.Generator) -> Session | None:
+        """Who serves a conversation that another worker has begun, by its first turn."""
+        messages = request.messages
+        first = next((place for place, message in enumerate(messages) if message.role == "user"), len(messages))
+        if self._prepare is None or not any(message.role == "assistant" for message in messages[first:]):
+            return None
+        text = messages[first].content
+        if not isinstance(text, str) or len(text) > GUESS_CHARS:
+            return None
+        earlier = msgspec.structs.replace(request, text=text, messages=messages[: first + 1], features=None)
+        try:
+            target = self.inner.decide(self._prepare(earlier), targets, rng).target
+        except NoTarget:
+            return None
+        seen = characters(msgspec.structs.replace(request, messages=messages[:-1]))
+        return Session(target, "", 0.0, seen, None, 0.0)
+
+    def _traded(self, request: Request, targets: Catalogue, rng: np.random.Generator, known: Session, size: int) -> Decision:
         """The policy weighs the switch itself; `margin` comes on top."""
-        tokens = self.sessions.cached_tokens(known, request)
+        tokens = self.sessions.cached_tokens(known, size)
         extra = saved_usd(targets.get(known.target), tokens)
         if extra > 0:
             request = msgspec.structs.replace(request, switch=Switch(known.target, extra))

@@ -65,8 +65,7 @@ class Trials:
         if by == "key":
             return "" if context is None else context.key
         if by == "session":
-            key = self._sessions.key(request)
-            return "" if key is None else key.hex()
+            return self._sessions.digest(request)
         return ""
 
 
