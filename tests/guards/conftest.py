@@ -94,11 +94,11 @@ class Door:
     def __init__(self, url: str, session: aiohttp.ClientSession, folder: Path) -> None:
         self.url, self.session, self.folder = url, session, folder
 
-    async def post(self, body: dict[str, Any]) -> tuple[int, bytes, Any]:
-        """Status, body and headers of one chat call."""
+    async def post(self, body: dict[str, Any], path: str = "/v1/chat/completions") -> tuple[int, bytes, Any]:
+        """Status, body and headers of one call."""
         data = io.BytesIO(json.dumps({"model": "auto", **body}).encode())
         head = {"content-type": "application/json"}
-        async with self.session.post(self.url + "/v1/chat/completions", data=data, headers=head) as reply:
+        async with self.session.post(self.url + path, data=data, headers=head) as reply:
             return reply.status, await reply.read(), reply.headers
 
     def journal(self) -> bytes:

@@ -116,3 +116,19 @@ async def test_masks_and_json_together(door, upstream) -> None:
     call = {"messages": [{"role": "user", "content": f"mine is {MAIL}"}], "response_format": {"type": "json_object"}}
     status, body, _ = await gate.post(call)
     assert (status, json.loads(content_of(body))) == (200, {"mail": MAIL})
+
+
+async def test_what_is_embedded_is_masked_and_blocked_too(door, upstream) -> None:
+    def answer(body: dict[str, Any]) -> tuple[int, bytes, str]:
+        rows = [{"object": "embedding", "index": i, "embedding": [1.0]} for i in range(len(body["input"]))]
+        return as_json(json.dumps({"object": "list", "data": rows, "model": "m", "usage": {"prompt_tokens": 1}}).encode())
+
+    url, got = await upstream(answer)
+    gate = await door(url, PII + 'settings = {kinds = {card = "block"}}\n' + JSON, ["private", "shape"])
+    status, body, _ = await gate.post({"input": [f"I am {MAIL}", "no more"]}, "/v1/embeddings")
+    assert status == 200, body
+    assert got[0]["input"] == ["I am <EMAIL_1>", "no more"]
+    assert "messages" not in got[0]
+    status, _, _ = await gate.post({"input": CARD}, "/v1/embeddings")
+    assert status == 400
+    assert MAIL.encode() not in gate.journal()

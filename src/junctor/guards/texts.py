@@ -2,7 +2,7 @@
 
 What guards read of a request: of every message, whatever its role, the content (a string, or the text of every part), the
 arguments of its tool calls, a refusal and reasoning; then `prediction` and `user`. Images, audio and files are carried, never
-read. What they do not read: tool definitions, schemas, names, metadata.
+read. Of an embeddings or a moderations call it is `input`. What they do not read: tool definitions, schemas, names, metadata.
 """
 
 from __future__ import annotations
@@ -24,9 +24,18 @@ def messages_of(request: Request) -> list[Any]:
     found = request.params.get("messages")
     if isinstance(found, list):
         return found
+    if "input" in request.params:
+        return _input_turns(request.params["input"])
     if request.messages:
         return [{"role": turn.role, "content": turn.content} for turn in request.messages]
     return [{"role": "user", "content": request.text}]
+
+
+def _input_turns(given: Any) -> list[Any]:
+    """What an embeddings or a moderations call is about, as turns of a user: a text, or a list of texts or parts."""
+    parts = given if isinstance(given, list) else [given]
+    texts = [part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None for part in parts]
+    return [{"role": "user", "content": text} for text in texts if isinstance(text, str)]
 
 
 def words_of(request: Request, roles: frozenset[str] | None = None) -> Iterator[tuple[str, str]]:
@@ -101,8 +110,13 @@ def _changed_function(function: dict[str, Any], change: Change) -> dict[str, Any
 
 def changed_request(request: Request, plain: Change, json: Change) -> Request:
     """A request with its words changed everywhere that guards read: what is sent upstream, encoded and journalled."""
-    messages = [changed_message(m, plain, json) if isinstance(m, dict) else m for m in messages_of(request)]
-    params = {**request.params, "messages": messages}
+    params = dict(request.params)
+    if "input" in params and "messages" not in params:
+        given = params["input"]
+        texts = [plain(part) if isinstance(part, str) else part for part in given] if isinstance(given, list) else given
+        params["input"] = changed_content(texts, plain)
+    else:
+        params["messages"] = [changed_message(m, plain, json) if isinstance(m, dict) else m for m in messages_of(request)]
     if isinstance(params.get("user"), str):
         params["user"] = plain(params["user"])
     prediction = params.get("prediction")

@@ -133,7 +133,7 @@ class Service:
     async def _admit(
         self, passage: Passage, model: str, principal: Principal, *, plain: bool = False
     ) -> tuple[Run, Hit | None]:
-        """Everything up to the call itself. `plain`: not a chat, so neither guards nor caches know what to make of it."""
+        """Everything up to the call itself. `plain`: not a chat, so guards see what is asked, and no more."""
         if self.tenancy is not None:
             await self._enter(passage, model, principal, self.tenancy)
         hit = None
