@@ -199,3 +199,10 @@ def _cheapish():
     from junctor.types import Constraints
 
     return Constraints(cost_weight=0.3)
+
+
+async def test_nobody_is_taught_where_nobody_learns(tmp_path: Path) -> None:
+    """A sticky policy passes results on; that must not make every alias with sessions one that learns."""
+    engine = sticky(tmp_path)
+    assert engine.ledger._aliases_that_learn == frozenset()
+    await engine.aclose()

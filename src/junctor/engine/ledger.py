@@ -12,6 +12,7 @@ import msgspec
 from junctor.engine.aliases import Alias
 from junctor.engine.memory import Explained, Memory, explained
 from junctor.engine.run import Run
+from junctor.engine.wrapped import innermost
 from junctor.errors import JournalError, RequestError, UnknownDecision
 from junctor.journal import DecisionRecord, FeedbackRecord, Journal, OutcomeRecord, encode, find
 from junctor.policy import Learner
@@ -45,7 +46,9 @@ class Ledger:
         self.journal = journal
         self._aliases = aliases
         learners = (
-            name for name, alias in aliases.items() if any(isinstance(side.policy, Learner) for side in alias.with_sides)
+            name
+            for name, alias in aliases.items()
+            if any(isinstance(innermost(side.policy), Learner) for side in alias.with_sides)
         )
         self._aliases_that_learn = frozenset(learners)
         self._wall = wall
