@@ -65,6 +65,7 @@ def go(worker: subprocess.Popen[str]) -> None:
     worker.stdin.flush()
 
 
+@pytest.mark.slow
 async def test_three_processes_share_one_limit_exactly(tmp_path: Path) -> None:
     path = tmp_path / "junctor.db"
     workers = [start(path, 5000) for _ in range(3)]
@@ -103,6 +104,7 @@ async def test_a_killed_worker_loses_nothing_and_what_it_held_is_given_back(tmp_
     await store.aclose()
 
 
+@pytest.mark.slow
 async def test_kill_at_random_points_leaves_books_that_add_up(tmp_path: Path) -> None:
     path = tmp_path / "junctor.db"
     for pause in (0.0, 0.004, 0.013):
