@@ -111,7 +111,7 @@ def _json(schema: Schema) -> dict[str, Any]:
 def _operation(found: Described) -> dict[str, Any]:
     content = _json(ref(found.gives)) if found.gives else {}
     if found.streams:
-        content |= {EVENTS: {"schema": {"type": "string"}}}
+        content |= {EVENTS: {"schema": {}}}
     errors = {status: {"description": "refused", "content": _json(ref(found.errors))} for status in MISTAKES}
     errors |= {status: {"description": "failed", "content": _json(ref(found.errors))} for status in FAILURES}
     out: dict[str, Any] = {

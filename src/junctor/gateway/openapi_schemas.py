@@ -45,7 +45,7 @@ NAME: Schema = {"type": "string", "minLength": 1}
 FLAG: Schema = {"type": "boolean"}
 OBJECT: Schema = {"type": "object"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
-TOKENS: Schema = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
+TOKENS: Schema = {"type": "integer", "minimum": 1}
 ANY_OTHER_PART: Schema = {**obj(("type",), type=TEXT), "not": obj(("type",), type={"const": "text"})}
 
 CHAT: dict[str, Schema] = {

@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 
 from msgspec import Struct
 
-from junctor.errors import UpstreamError
+from junctor.errors import UpstreamStatus
 from junctor.types import Request, Target
+
+UNABLE = 422
 
 
 class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -87,18 +89,19 @@ class Provider(ABC):
     async def embed(self, request: Request, target: Target, timeout_s: float | None) -> Reply:
         """Ask for embeddings: `request.params` is an OpenAI embeddings call, the body a `list` of `embedding` objects.
 
-        Only of targets that can do "embeddings". Raises UpstreamError where the provider has no such thing.
+        Only of targets that can do "embeddings". Where the provider has no such thing, an UpstreamStatus like a client error: no
+        reason to leave the target alone.
         """
         del request, timeout_s
-        raise UpstreamError("its provider makes no embeddings", target=target.id, fix='leave "embeddings" out')
+        raise UpstreamStatus("its provider makes no embeddings", upstream_status=UNABLE, target=target.id)
 
     async def moderate(self, request: Request, target: Target, timeout_s: float | None) -> Reply:
         """Ask for moderation: `request.params` is an OpenAI moderations call, the body a moderation object.
 
-        Only of targets that can do "moderations". Raises UpstreamError where the provider has no such thing.
+        Only of targets that can do "moderations". Raises like `embed` where the provider has no such thing.
         """
         del request, timeout_s
-        raise UpstreamError("its provider does not moderate", target=target.id, fix='leave "moderations" out')
+        raise UpstreamStatus("its provider does not moderate", upstream_status=UNABLE, target=target.id)
 
     async def aclose(self) -> None:
         """Give up connections."""

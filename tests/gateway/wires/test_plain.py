@@ -17,6 +17,7 @@ from junctor.gateway.wires.plain import EmbeddingsWire, ModerationsWire
 from junctor.journal import OutcomeRecord
 from junctor.providers.embedded.provider import EmbeddedProvider
 from junctor.providers.openai_compatible import OpenAICompatibleProvider
+from junctor.providers.scripted import ScriptedProvider, Step
 from junctor.tenancy.contracts import ANYONE
 from junctor.types import Catalogue, Target
 
@@ -86,6 +87,22 @@ async def test_an_answer_that_is_none_is_a_bad_gateway(upstream, gateway) -> Non
     with pytest.raises(openai.InternalServerError) as caught:
         await asyncio.to_thread(client(served).embeddings.create, model="t0", input="a")
     assert caught.value.status_code == 502
+
+
+async def test_a_provider_that_makes_none_says_so_and_is_not_left_alone_for_it(gateway) -> None:
+    """A caller's mistake must not put a target into a cooldown for everybody."""
+    engine = Engine(Catalogue([Target(id="m", provider="p")]), {"p": ScriptedProvider({"*": Step(answer="hello")})})
+    served = await gateway(engine=engine)
+
+    def run() -> None:
+        ours = client(served)
+        for _ in range(5):
+            for ask in (ours.embeddings.create, ours.moderations.create):
+                with pytest.raises(openai.UnprocessableEntityError, match="its provider"):
+                    ask(model="m", input="a")
+
+    await asyncio.to_thread(run)
+    assert engine.health.cooling_s("m") == 0
 
 
 @pytest.mark.parametrize("form", ["float", "base64"])
