@@ -53,6 +53,8 @@ model_list:
     litellm_params: {model: openrouter/meta-llama/llama-3-70b-instruct}
   - model_name: plain
     litellm_params: {model: gpt-4o-mini, organization: org-1}
+  - model_name: rock
+    litellm_params: {model: bedrock/converse/anthropic.claude-3, aws_region_name: eu-west-1, aws_secret_access_key: sk-aws}
   - model_name: embed
     litellm_params: {model: openai/text-embedding-3-small}
     model_info: {mode: embedding}
@@ -101,14 +103,15 @@ def made(junctor, tmp_path: Path):
 def test_it_loads_and_holds_what_was_there(made) -> None:
     path, ran = made
     config = load_config(path)
-    assert "8 targets, 9 aliases -> junctor.toml" in ran.out
+    assert "9 targets, 10 aliases -> junctor.toml" in ran.out
     gpt = config.targets["gpt-4o@own"]
     assert [(d.model, d.weight) for d in gpt.deployments] == [("gpt-4o-eu", 6.0), ("gpt-4o-ca", 18.0)]
     assert gpt.balance == "peak-ewma"
     azure = config.providers[gpt.deployments[0].provider]
     assert azure.settings == {
-        "base_url": "https://my-endpoint-europe.openai.azure.com/openai/v1",
-        "headers": {"api-key": "env:AZURE_API_KEY_EU"},
+        "base_url": "https://my-endpoint-europe.openai.azure.com",
+        "api_version": "2024-08-01-preview",
+        "api_key": "env:AZURE_API_KEY_EU",
     }
     claude = config.targets["claude@own"]
     assert (claude.upstream_model, dict(claude.settings)) == ("claude-3-5-haiku-20241022", {"max_tokens": 1024})
@@ -125,6 +128,13 @@ def test_it_loads_and_holds_what_was_there(made) -> None:
     assert config.targets["router@own"].upstream_model == "meta-llama/llama-3-70b-instruct"
     assert config.providers["openrouter"].settings["api_key"] == "env:OPENROUTER_API_KEY"
     assert config.providers[config.targets["plain@own"].provider].settings["headers"] == {"OpenAI-Organization": "org-1"}
+    rock = config.targets["rock@own"]
+    assert rock.upstream_model == "anthropic.claude-3"
+    assert config.providers[rock.provider].settings == {
+        "region": "eu-west-1",
+        "access_key_id": "env:AWS_ACCESS_KEY_ID",
+        "secret_access_key": "env:AWS_SECRET_ACCESS_KEY",
+    }
     assert config.targets["embed@own"].capabilities == {"embeddings"}
 
 
@@ -141,7 +151,7 @@ def test_settings_of_the_gateway(made) -> None:
     assert (config.teams["everybody"].budget_usd, config.teams["everybody"].period) == (100.0, "month")
     assert config.aliases["gpt-4"].targets == config.aliases["gpt-4o"].targets == ("gpt-4o@own", "claude@own")
     assert config.aliases["flash"].cache == "replies"
-    assert set(config.aliases) == {"gpt-4o", "claude", "local", "llama", "flash", "router", "plain", "embed", "gpt-4"}
+    assert set(config.aliases) == {"gpt-4o", "claude", "local", "llama", "flash", "router", "plain", "rock", "embed", "gpt-4"}
 
 
 def test_it_decides_as_they_did(made) -> None:
@@ -154,9 +164,9 @@ def test_nothing_is_dropped_without_a_word(made) -> None:
     path, ran = made
     text = path.read_text()
     for said in (
-        "model_list[9]: 'anthropic/*' is a pattern",
-        "model_list[10]: Vertex AI signs calls",
-        "model_list[11]: has no model_name",
+        "model_list[10]: 'anthropic/*' is a pattern",
+        "model_list[11]: Vertex AI signs calls",
+        "model_list[12]: has no model_name",
         "model_list[2].drop_params",
         "model_list[2].litellm_params.tags",
         "model_list[2].model_info.supports_vision",
@@ -180,7 +190,7 @@ def test_nothing_is_dropped_without_a_word(made) -> None:
 
 def test_keys_in_clear_are_never_copied(made) -> None:
     path, ran = made
-    for secret in ("sk-ant-canary-000", "sk-1234-canary", "canary-env"):
+    for secret in ("sk-ant-canary-000", "sk-aws", "sk-1234-canary", "canary-env"):
         assert secret not in path.read_text() + ran.out + ran.err
     assert (
         "model_list[2].litellm_params.api_key: held a key in clear, which was not copied: export ANTHROPIC_API_KEY"

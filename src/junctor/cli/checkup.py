@@ -30,7 +30,8 @@ State = Literal["ok", "warning", "failed", "skipped"]
 ANSWER_S = 10.0
 KEY_REFUSED = (401, 403)
 NOT_THERE = (404, 405, 501)
-MODELS = {"anthropic": "/v1/models"}
+MODELS = {"anthropic": "/v1/models", "azure": "/openai/v1/models", "bedrock": ""}
+"""Where models are listed, where that is not /models; "": nowhere."""
 
 
 class Finding(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -277,10 +278,11 @@ async def _reached(name: str, provider: Provider) -> Finding:
     """Whether the upstream answers `GET /models`, and accepts the key."""
     check = f"upstream {name}"
     upstream = getattr(provider, "upstream", None)
-    if upstream is None or not hasattr(upstream, "request"):
+    path = MODELS.get(provider.name, "/models")
+    if upstream is None or not hasattr(upstream, "request") or not path:
         return Finding(check=check, state="skipped", said="has nobody to ask on the way; --probe calls its targets")
     try:
-        response = await upstream.request("GET", MODELS.get(provider.name, "/models"), b"", ANSWER_S, name)
+        response = await upstream.request("GET", path, b"", ANSWER_S, name)
         status = response.status
         response.close()
     except UpstreamTimeout:

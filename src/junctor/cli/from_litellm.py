@@ -194,6 +194,9 @@ class _Translation:
     def _provider(self, where: str, place: Place, params: dict[str, Any]) -> str:
         """The name of the provider of a deployment; deployments of one address and key share it."""
         settings: dict[str, Any] = {"kind": place.kind} | ({"base_url": place.base_url} if place.base_url else {})
+        settings |= place.settings
+        for name, (value, usual) in place.secrets.items():
+            settings[name] = self._secret(f"{where}.litellm_params.{name}", value, usual)
         headers = {str(key): str(value) for key, value in _table(params, "extra_headers").items()}
         params.pop("extra_headers", None)
         organisation = params.pop("organization", None)
@@ -201,9 +204,7 @@ class _Translation:
             headers["OpenAI-Organization"] = str(organisation)
         given = params.pop("api_key", None)
         key = self._secret(f"{where}.litellm_params.api_key", given, place.key_name) if given or place.key_name else ""
-        if key and place.key_header:
-            headers[place.key_header] = key
-        elif key:
+        if key:
             settings["api_key"] = key
         for name in [
             name for name, value in headers.items() if not (name + value).isascii() or not (name + value).isprintable()

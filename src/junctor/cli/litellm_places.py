@@ -45,20 +45,20 @@ GIVEN = frozenset(
     ("hosted_vllm", "vllm", "openai_like", "custom_openai", "litellm_proxy", "lm_studio", "llamafile", "azure_ai")
 )
 """Prefixes whose address stands in the file."""
+BEDROCK = ("bedrock", "bedrock_converse")
 OLLAMA = ("ollama", "ollama_chat")
 OWN_API = {"anthropic": ("ANTHROPIC_API_KEY",), "gemini": ("GEMINI_API_KEY",)}
 NOT_HERE = {
     "vertex_ai": "Vertex AI signs calls with short-lived tokens: use gemini/ with a key",
     "vertex_ai_beta": "Vertex AI signs calls with short-lived tokens: use gemini/ with a key",
-    "bedrock": "no provider of that kind is installed: write its table by hand (docs/gateway/providers.md)",
-    "bedrock_converse": "no provider of that kind is installed: write its table by hand (docs/gateway/providers.md)",
 }
 
 
 class Place(Struct, frozen=True):
     """A kind of provider, its address, the model's name there, and what its key is usually called.
 
-    `name` is what the provider is called here; `key_header`: the header that the key goes into, where it is not the usual one.
+    `name` is what the provider is called here; `settings` are further ones of its kind; `secrets`: setting -> (what stands in
+    the file, what the environment variable is usually called).
     """
 
     name: str
@@ -66,7 +66,8 @@ class Place(Struct, frozen=True):
     base_url: str
     model: str
     key_name: str
-    key_header: str = ""
+    settings: dict[str, str] = {}
+    secrets: dict[str, tuple[Any, str]] = {}
 
 
 def place_of(model: str, said: Any, params: dict[str, Any]) -> Place | str:
@@ -79,10 +80,14 @@ def place_of(model: str, said: Any, params: dict[str, Any]) -> Place | str:
     base = _address(params)
     if base and not base.startswith(("http://", "https://")):
         return f"api_base {base[:60]!r} is no address; write it out"
-    if prefix == "azure":
-        return _azure(name, base, params)
-    if prefix in OWN_API:
-        return _own(prefix, name, base)
+    own = {"azure": _azure, "bedrock": _bedrock, "bedrock_converse": _bedrock}.get(prefix)
+    if own is not None:
+        return own(name, base, params)
+    return _own(prefix, name, base) if prefix in OWN_API else _compatible(prefix, name, base)
+
+
+def _compatible(prefix: str, name: str, base: str) -> Place | str:
+    """A host that speaks the OpenAI API."""
     if prefix in HOSTS:
         usual, key = HOSTS[prefix]
         if base and prefix in OLLAMA and not base.endswith("/v1"):
@@ -96,7 +101,7 @@ def place_of(model: str, said: Any, params: dict[str, Any]) -> Place | str:
 
 
 def _known(prefix: str) -> bool:
-    return prefix in HOSTS or prefix in GIVEN or prefix in OWN_API or prefix in NOT_HERE or prefix == "azure"
+    return prefix in HOSTS or prefix in GIVEN or prefix in OWN_API or prefix in NOT_HERE or prefix in ("azure", *BEDROCK)
 
 
 def _address(params: dict[str, Any]) -> str:
@@ -105,12 +110,35 @@ def _address(params: dict[str, Any]) -> str:
 
 
 def _azure(name: str, base: str, params: dict[str, Any]) -> Place | str:
-    """Azure's OpenAI-compatible address needs no api-version, and takes the deployment's name as the model."""
-    params.pop("api_version", None)
+    """A deployment of a resource; the newer API under /openai/v1 needs no version."""
+    version = str(params.pop("api_version", None) or "")
     if not base:
         return "azure/ needs an api_base"
-    base = base.partition("/openai")[0]
-    return Place("azure", OPENAI, f"{base}/openai/v1", name, "AZURE_API_KEY", key_header="api-key")
+    if version.startswith("os.environ/"):
+        return "api_version stands in the environment: write it out"
+    base, newer, _ = base.partition("/openai")
+    settings = {"api_version": "" if newer and not version else version} if version or newer else {}
+    return Place("azure", "azure", base, name, "AZURE_API_KEY", settings)
+
+
+def _bedrock(name: str, base: str, params: dict[str, Any]) -> Place | str:
+    """A region of Bedrock, called with a key pair."""
+    region = params.pop("aws_region_name", None) or "us-east-1"
+    if str(region).startswith("os.environ/"):
+        return "aws_region_name stands in the environment: write it out"
+    secrets = {
+        ours: (params.pop(theirs, None), usual)
+        for ours, theirs, usual in (
+            ("access_key_id", "aws_access_key_id", "AWS_ACCESS_KEY_ID"),
+            ("secret_access_key", "aws_secret_access_key", "AWS_SECRET_ACCESS_KEY"),
+        )
+    }
+    session = params.pop("aws_session_token", None)
+    if session:
+        secrets["session_token"] = (session, "AWS_SESSION_TOKEN")
+    for route in ("converse/", "invoke/"):
+        name = name.removeprefix(route)
+    return Place("bedrock", "bedrock", base, name, "", {"region": str(region)}, secrets)
 
 
 def _own(prefix: str, name: str, base: str) -> Place | str:
