@@ -46,6 +46,7 @@ def table(tmp_path: Path) -> Path:
 
 
 SURFACE = {
+    "audit": "config json most",
     "bench": (
         "board card clip data drop-empty encoder engine experiments gold html jobs json label out policies queries quick "
         "resamples seeds sets split suite targets text"
@@ -56,6 +57,7 @@ SURFACE = {
     "fit": "clip drop-empty encoder gold json label out policy queries seed set split targets test text thrift",
     "formats": "",
     "import": "out trust-pickle",
+    "keys": "",
     "layers": "",
     "logs": "alias config errors follow journal json last since tenant text",
     "policies": "board family json kind",
