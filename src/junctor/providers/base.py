@@ -89,8 +89,8 @@ class Provider(ABC):
     async def embed(self, request: Request, target: Target, timeout_s: float | None) -> Reply:
         """Ask for embeddings: `request.params` is an OpenAI embeddings call, the body a `list` of `embedding` objects.
 
-        Only of targets that can do "embeddings". Where the provider has no such thing, an UpstreamStatus like a client error: no
-        reason to leave the target alone.
+        Only of targets that can do "embeddings". Where the provider has no such thing, an UpstreamStatus like a client error:
+        no reason to leave the target alone.
         """
         del request, timeout_s
         raise UpstreamStatus("its provider makes no embeddings", upstream_status=UNABLE, target=target.id)
