@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -81,6 +82,24 @@ def test_nothing_found_is_nothing_changed() -> None:
     assert request is sent
     assert links.filters(request, noticed) == []
     assert links.after(request, b"not even json <", noticed) == b"not even json <"
+
+
+def test_more_than_can_be_looked_through_is_refused_not_let_through() -> None:
+    links = chain(most_characters=100)
+    links.before(asked("x" * 100))
+    with pytest.raises(GuardRefused, match="101 characters"):
+        links.before(asked("x" * 101))
+
+
+def test_many_values_take_no_long_time() -> None:
+    links = chain()
+    mails = " <X_1> ".join(f"u{i}@example.org" for i in range(3_000))
+    began = time.process_time()
+    request, noticed = links.before(asked(mails))
+    said = request.params["messages"][0]["content"]
+    assert "@" not in said
+    assert content_of(links.after(request, replied(said), noticed)) == mails
+    assert time.process_time() - began < 5
 
 
 def test_modes_by_kind() -> None:

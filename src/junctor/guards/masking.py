@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, ClassVar, Literal, Self
 
 import msgspec
@@ -30,6 +31,12 @@ REMEMBERED = 512
 SHORT = 512
 LEAST_SPREAD = 4
 MOST_SPREAD = 100
+LONGEST = 40
+PLACEHOLDER = re.compile(r"(?:<|\\u003[cC]|&lt;)([A-Z]{2,12}_\d{1,6})(?:>|\\u003[eE]|&gt;)")
+WRITTEN = re.compile(r"<[A-Z]{2,12}_\d{1,6}>")
+BEGUN = re.compile(
+    r"(?:(?:<|\\u003[cC]|&lt;)(?:[A-Z]{1,12}(?:_\d{0,6})?(?:\\(?:u(?:0(?:03?)?)?)?|&(?:gt?)?)?)?|\\(?:u(?:0(?:03?)?)?)?|&(?:lt?)?)\Z"
+)
 _word = re.compile(r"\w")
 
 
@@ -40,11 +47,13 @@ class PiiSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     kinds   kind -> mode, where it differs; "off": not looked for. What says little of a person is off unless it is named here:
             date, place, organisation, url
     least   how sure the rules must be, 0 to 1
+    most_characters   texts of more together are refused: what is not read might hold anything
     """
 
     mode: Modes = "mask"
     kinds: Mapping[str, Modes] = field(default_factory=dict)
     least: float = pii.LEAST
+    most_characters: int = 1_000_000
 
 
 class Masks:
@@ -52,7 +61,7 @@ class Masks:
 
     __slots__ = ("_counts", "_taken", "values", "words")
 
-    def __init__(self, taken: Sequence[str] = ()) -> None:
+    def __init__(self, taken: AbstractSet[str] = frozenset()) -> None:
         self.words: dict[str, str] = {}
         self.values: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
@@ -64,7 +73,7 @@ class Masks:
         while found is None:
             self._counts[kind] += 1
             fresh = f"<{kind.upper()}_{self._counts[kind]}>"
-            if not any(fresh in text for text in self._taken):
+            if fresh not in self._taken:
                 found = self.words[value] = fresh
                 self.values[fresh] = value
         return found
@@ -111,6 +120,7 @@ class PiiGuard(Guard):
         self._modes = {kind: found.kinds.get(kind, "off" if kind in MILD else found.mode) for kind in pii.KINDS}
         self._wanted = frozenset(kind for kind, mode in self._modes.items() if mode != "off")
         self._least = found.least
+        self._most = found.most_characters
         self._seen: OrderedDict[bytes, list[Span]] = OrderedDict()
 
     @classmethod
@@ -121,6 +131,7 @@ class PiiGuard(Guard):
     def before(self, request: Request, noticed: Noticed) -> Request:
         """Mask what is said. Raises GuardRefused for what is to be blocked."""
         texts = list(_texts(request))
+        self._bound(texts)
         found = {text: self.find(text) for text in texts}
         kinds = Counter(span.kind for text in texts for span in found[text])
         if not kinds:
@@ -128,7 +139,7 @@ class PiiGuard(Guard):
         self._refuse(kinds)
         said = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
         noticed.findings.append(f"{self.label or self.name}: {said}")
-        masks = Masks([text for text in texts if "<" in text])
+        masks = Masks({word for text in texts if "<" in text for word in WRITTEN.findall(text)})
         for text in texts:
             for span in found[text]:
                 if self._modes[span.kind] == "mask":
@@ -158,6 +169,12 @@ class PiiGuard(Guard):
             if len(self._seen) > REMEMBERED:
                 self._seen.popitem(last=False)
         return known
+
+    def _bound(self, texts: Sequence[str]) -> None:
+        size = sum(map(len, texts))
+        if size > self._most:
+            said = f"have {size} characters, over {self._most} that can be looked through"
+            raise GuardRefused(said, guard=self.label or self.name, findings=("length",), field="messages", fix="send less")
 
     def _refuse(self, kinds: Counter[str]) -> None:
         barred = [kind for kind in sorted(kinds) if self._modes[kind] == "block"]
@@ -218,29 +235,25 @@ class Unmasker:
     """Undoes the masks of a text, also where an upstream wrote the brackets as JSON or HTML does."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
-        self._values = dict(values)
-        for word, value in values.items():
-            inner = word[1:-1]
-            for left, right in (("\\u003c", "\\u003e"), ("\\u003C", "\\u003E"), ("&lt;", "&gt;")):
-                self._values[f"{left}{inner}{right}"] = value
-        self._longest = max(map(len, self._values))
-        self._pattern = re.compile("|".join(re.escape(word) for word in sorted(self._values, key=len, reverse=True)))
+        self._values = {word[1:-1]: value for word, value in values.items()}
 
     def plain(self, text: str) -> str:
         """In a text."""
-        return self._pattern.sub(lambda m: self._values[m[0]], text)
+        return PLACEHOLDER.sub(lambda m: self._values.get(m[1], m[0]), text)
 
     def json(self, text: str) -> str:
         """In JSON: values are escaped as strings are."""
-        return self._pattern.sub(lambda m: msgspec.json.encode(self._values[m[0]])[1:-1].decode(), text)
+        return PLACEHOLDER.sub(lambda m: _escaped(self._values[m[1]]) if m[1] in self._values else m[0], text)
 
-    def open_at(self, text: str) -> int:
-        """Where the end of a text may be the beginning of a placeholder; its length when it cannot."""
-        start = max(0, len(text) - self._longest + 1)
-        for at in range(start, len(text)):
-            if text[at] in "<\\&" and any(len(word) > len(text) - at and word.startswith(text[at:]) for word in self._values):
-                return at
-        return len(text)
+
+def _escaped(value: str) -> str:
+    return msgspec.json.encode(value)[1:-1].decode()
+
+
+def open_at(text: str) -> int:
+    """Where the end of a text may be the beginning of a placeholder; its length when it cannot."""
+    found = BEGUN.search(text, max(0, len(text) - LONGEST))
+    return len(text) if found is None else found.start()
 
 
 class Unmasking(Weave):
@@ -257,7 +270,7 @@ class Unmasking(Weave):
 
     def change(self, text: str, channel: Channel) -> tuple[str, str]:
         """Undo whole placeholders, hold back the beginning of one."""
-        at = self._undo.open_at(text)
+        at = open_at(text)
         return self.finish(text[:at], channel), text[at:]
 
     def finish(self, text: str, channel: Channel) -> str:
