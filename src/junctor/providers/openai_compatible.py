@@ -127,6 +127,8 @@ class OpenAICompatibleProvider(Provider):
         raw = await response.read()
         try:
             whole = decode_whole.decode(raw)
+            if not raw.isascii():
+                raw.decode()  # what is skipped above is not checked
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UpstreamGarbage("answered 200 with something that is not a chat completion", target=target.id) from error
         usage, cost = used(whole.usage)
@@ -188,6 +190,16 @@ class OpenAICompatibleProvider(Provider):
             retry_after_s=retry_after_s(response.header("retry-after")),
             body=shown,
         )
+
+
+def _is_text(events: bytes) -> bool:
+    if events.isascii():
+        return True
+    try:
+        events.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 async def _beginning(response: Response, most: int) -> bytes:
@@ -294,7 +306,7 @@ class _Stream(StreamReply):
         if end >= 0:
             self._done = True
             events = events[:end]
-        if events and not events.startswith(LINE_STARTS):
+        if events and not (events.startswith(LINE_STARTS) and _is_text(events)):
             raise UpstreamGarbage("sent an event that is not a chunk", target=self._target.id)
         hidden = [place for place in telling(events) if not self._keep(events[slice(*place)])]
         for start, stop in reversed(hidden):
