@@ -171,3 +171,13 @@ def test_a_sticky_alias_is_not_split_turn_by_turn(tmp_path: Path) -> None:
     alias = {"policy": "large-one", "sticky": {}, "trials": [{"name": "x", "policy": "fitted", "share": 0.5}]}
     with pytest.raises(ConfigError, match="splits the turns of a session"):
         engine_of(tmp_path, alias, FIXED)
+
+
+def test_a_larger_share_keeps_those_who_were_in_it() -> None:
+    def taken(share: float) -> set[int]:
+        trials = Trials("a", [TrialSection(name="x", policy="p", share=share, by="tenant")])
+        return {i for i in range(500) if trials.assign(ask(SUM, tenant=f"t{i}"), None).candidate}
+
+    small, large = taken(0.05), taken(0.4)
+    assert 5 < len(small) < 60
+    assert small < large

@@ -205,3 +205,23 @@ async def test_a_reload_with_a_damaged_policy_changes_nothing(upstream, gateway,
         build_service(parse_config(found, tmp_path), service)
     reply = await served.chat(messages=[{"role": "user", "content": PROOF}])
     assert (reply.status, reply.headers["x-junctor-target"], reply.headers["x-junctor-policy"]) == (200, "large", "utility")
+
+
+async def test_every_api_takes_the_same_wishes(upstream, gateway, tmp_path: Path) -> None:
+    fit(tmp_path / "fitted", cost_weight=0.3)
+    up = await upstream()
+    config = parse_config(tree(up.url, {"p": {"artefact": "fitted"}}, "p", ["small", "large"]), tmp_path)
+    served = await gateway(engine=build_service(config))
+    bodies = {
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": SUM}]},
+        "/v1/messages": {"max_tokens": 50, "messages": [{"role": "user", "content": SUM}]},
+        "/v1/responses": {"input": SUM, "store": False},
+    }
+    for path, body in bodies.items():
+        chosen = {}
+        for weight in ("0", "1000"):
+            headers = {"x-junctor-weight": weight, "x-junctor-session": "s"}
+            reply = await served.session.post(served.url + path, json={"model": "auto", **body}, headers=headers)
+            assert reply.status == 200, await reply.text()
+            chosen[weight] = reply.headers["x-junctor-target"]
+        assert chosen == {"0": "large", "1000": "small"}, path

@@ -132,9 +132,11 @@ class Sessions:
         """Hear of the end of a run: whoever answered has the prompt in its cache now."""
         del run
         waiting = self._pending.pop(record.id, None)
-        if waiting is None or record.error or not record.target or not record.attempts:
+        if waiting is None or record.error:
             return
-        last = record.attempts[-1]
+        last = next((a for a in reversed(record.attempts) if a.target == record.target and not a.error), None)
+        if last is None:
+            return
         key, size = waiting
         self._known[key] = Session(
             record.target, last.deployment, self._clock(), size, last.outcome.input_tokens, last.outcome.output_tokens or 0.0
