@@ -211,10 +211,9 @@ class AsyncJunctor:
         return ChatWire().parse(body, new_id(), headers, ANYONE)
 
     async def _principal(self) -> Principal:
-        from junctor.service.service import resolved
-
         headers = [(b"authorization", f"Bearer {self._key}".encode())] if self._key else []
-        return await resolved(self.service.identify(headers))
+        found = self.service.identify(headers)
+        return found if isinstance(found, Principal) else await found
 
 
 class Junctor:

@@ -106,6 +106,7 @@ async def test_the_vector_is_made_once_for_cache_and_policy() -> None:
     encoder = load_encoder("static")
     seen = []
     object.__setattr__(world.engine.aliases["auto"], "encoder", encoder)
+    world.engine._quick["auto"] = True
     prepare = world.engine.prepare
 
     async def watched(request, model, context):

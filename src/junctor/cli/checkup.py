@@ -189,8 +189,12 @@ def _state(config: Config, *, offline: bool) -> Iterator[Finding]:
             yield _writable(check, "state.url", file, "will be made there")
             return
         asyncio.run(_list_keys(lambda: build_store(config, flush=False)))
-    except Exception as error:  # noqa: BLE001 - a driver's own errors are findings too
+    except JunctorError as error:
         yield failed(check, error)
+        return
+    except Exception as error:  # noqa: BLE001 - a driver's own errors, which may hold the address and its password
+        said = f"state.url: the store does not answer ({type(error).__name__})"
+        yield Finding(check=check, state="failed", said=said, fix="start it, or name another")
         return
     yield ok(check, "the store of keys, budgets and limits answers")
 

@@ -212,8 +212,9 @@ class Service:
         return None
 
     def _encoder(self, model: str) -> Encoder | None:
+        """What the alias's policy reads; None where a trial may read otherwise."""
         alias = self.engine.aliases.get(model)
-        return None if alias is None else alias.encoder
+        return None if alias is None or alias.trials is not None else alias.encoder
 
     async def _waited(self, passage: Passage, found: Awaitable[Hit | Slot]) -> Hit | Slot:
         """Another asks the same already. The wait counts against this call's own deadline."""
