@@ -3,12 +3,14 @@
 import asyncio
 from itertools import pairwise
 
+import msgspec
 import pytest
 from tests.engine.virtual_world import ASK, Place, all_of, deployed, failing, now, virtually, world
 
 from junctor.engine import Health
 from junctor.errors import ConfigError, UpstreamRefused, UpstreamStatus, UpstreamTimeout
 from junctor.sections import HealthSection
+from junctor.types import Constraints, Limits, Target
 
 
 def dead(seconds=5.0):
@@ -283,3 +285,24 @@ def test_what_is_the_caller_s_fault_counts_for_nothing():
     health.enter(vital, 1.0)
     health.left(vital, UpstreamTimeout("silent"), health.clock())
     assert (vital.failures, bool(health)) == (1, True)
+
+
+def test_a_caller_in_a_hurry_does_not_close_a_target_for_all():
+    """Ten requests with a deadline of 0.2 s at a target that takes 2 s: they time out, and say nothing about it. A limit that
+    the operator set does, and so does one that the target usually keeps."""
+
+    def hurried(seconds):
+        return msgspec.structs.replace(ASK, constraints=Constraints(deadline_s=seconds))
+
+    async def main(limit_s, usual_s):
+        place = Place(usual_s)
+        engine = world(place, targets=[Target(id="t0", provider="p0", limits=Limits(timeout_s=limit_s))])
+        if limit_s is None:
+            await engine.complete(ASK, "auto")
+        place.latency_s = 2.0
+        await all_of(*(engine.complete(hurried(0.2), "auto") for _ in range(10)))
+        return engine.health.cooling_s("t0") > 0
+
+    assert not virtually(lambda: main(None, 2.0))
+    assert virtually(lambda: main(0.1, 2.0))
+    assert virtually(lambda: main(None, 0.05))

@@ -68,7 +68,7 @@ class Slowly(StreamReply):
 
     def __init__(self, *script: bytes | float | BaseException) -> None:
         self.script = script
-        self.closed = False
+        self.closed = self.ended = False
         self.usage = Usage(input_tokens=100, output_tokens=50)
 
     async def __aiter__(self):
@@ -78,6 +78,7 @@ class Slowly(StreamReply):
             if isinstance(step, float):
                 await asyncio.sleep(step)
             else:
+                self.ended = step == DONE
                 yield step
 
     async def aclose(self) -> None:

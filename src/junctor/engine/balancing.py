@@ -134,10 +134,12 @@ class CacheAware(Balancer):
         key = conversation(request)
         total = sum(place.vital.outstanding for place in places) + 1
         weights = sum(place.weight for place in places)
-        for place in sorted(places, key=lambda place: affinity(key, place), reverse=True):
+        liked = {affinity(key, place): place for place in places}
+        while len(liked) > 1:
+            place = liked.pop(max(liked))
             if place.vital.outstanding < ceil(LOAD_BOUND * total * place.weight / weights):
                 return place
-        raise AssertionError("one of them carries no more than its share")
+        return liked.popitem()[1]
 
 
 def affinity(key: int, place: Load) -> float:

@@ -155,10 +155,13 @@ class Health:
         if self._ill and began_at >= vital.opened_at:
             self._forgive(vital)
 
-    def left(self, vital: Vital, error: BaseException, began_at: float) -> None:
-        """A call that began at this reading of the clock ended badly; what is not the place's fault does not count."""
+    def left(self, vital: Vital, error: BaseException, began_at: float, *, hasty: bool = False) -> None:
+        """A call that began at this reading of the clock ended badly; what is not the place's fault does not count.
+
+        `hasty`: it was given too little time to say anything about the place.
+        """
         vital.outstanding -= 1
-        if isinstance(error, JunctorError) and counts(error):
+        if isinstance(error, JunctorError) and counts(error) and not hasty:
             vital.calls += 1
             vital.errors += SMOOTHING * (1.0 - vital.errors)
             self._blame(vital, error, began_at)

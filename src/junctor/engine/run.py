@@ -27,6 +27,7 @@ SHARE_WHILE_OTHERS_WAIT = 0.5
 CANCELLED = "cancelled"
 NOTHING_KNOWN = Outcome()
 CLOCK_GRAIN_S = 0.002
+HASTY_S = 1.0
 CHARS_PER_TOKEN = 4
 EVENT_END = b"\n\n"
 
@@ -234,7 +235,8 @@ class Run:
             return await self._attempt(ask, site, limit_s), site, started, role
         except (JunctorError, asyncio.CancelledError) as error:
             lost = LOST if race is not None and race.decided else ""
-            self._failed(site, started, error, role=role, detail=lost)
+            hasty = isinstance(error, UpstreamTimeout) and too_short(limit_s, site)
+            self._failed(site, started, error, role=role, detail=lost, hasty=hasty)
             raise
 
     def _limit_s(self, target: Target, last: bool) -> float:
@@ -288,8 +290,9 @@ class Run:
         outcome: Outcome = NOTHING_KNOWN,
         role: str = "",
         detail: str = "",
+        hasty: bool = False,
     ) -> None:
-        self.health.left(site.vital, error, self.arrived + started)
+        self.health.left(site.vital, error, self.arrived + started, hasty=hasty)
         self.attempts.append(
             Attempt(
                 target=site.target.id,
@@ -331,6 +334,17 @@ def ask_embeddings(provider: Provider, request: Request, target: Target, limit_s
 def ask_moderation(provider: Provider, request: Request, target: Target, limit_s: float) -> Coroutine[Any, Any, Reply]:
     """For `Run.complete`: moderation."""
     return provider.moderate(request, target, limit_s)
+
+
+def too_short(limit_s: float, site: Site) -> bool:
+    """Whether a timeout speaks of the caller's haste, not of the place: or anybody could have a target left alone for all.
+
+    Not so when the operator set that limit, or the place usually answers in half of it.
+    """
+    if limit_s >= HASTY_S or limit_s == site.target.limits.timeout_s:
+        return False
+    usual = site.vital.latency_s
+    return not 0 < 2 * usual <= limit_s
 
 
 def code_of(error: BaseException) -> str:
@@ -552,12 +566,12 @@ class Silence:
 
     def _look(self) -> None:
         now = self._loop.time()
-        silent = 0.0 if self._since is None else now - self._since
-        if silent >= self.limit_s:
+        left = self.limit_s if self._since is None else self._since + self.limit_s - now
+        if left < CLOCK_GRAIN_S:
             self.over = True
             self._timeout.reschedule(now)
         else:
-            self._timer = self._loop.call_later(self.limit_s - silent, self._look)
+            self._timer = self._loop.call_later(left, self._look)
 
     def stop(self) -> None:
         """The stream has ended."""
