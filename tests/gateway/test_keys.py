@@ -7,11 +7,13 @@ import json
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
 from junctor.caching.exact import ExactCache
 from junctor.caching.store import Store as CacheStore
 from junctor.config import parse_config
+from junctor.engine import Alias, Engine
 from junctor.gateway.access import Access
 from junctor.gateway.admin_keys import key_pages
 from junctor.gateway.app import Gateway
@@ -23,8 +25,9 @@ from junctor.tenancy.gate import KeyedTenancy
 from junctor.tenancy.keeping import Keeper
 from junctor.tenancy.keys import digest_of
 from junctor.tenancy.local_store import LocalStore
+from junctor.types import Catalogue, Price
 
-from .conftest import STREAM_HEAD, chunk, engine_over, event, in_turn, raw, stall, status
+from .conftest import STREAM_HEAD, InOrder, chunk, engine_over, event, in_turn, raw, stall, status
 from .test_workers import Running
 
 ADMIN = "an admin key of a fair length"
@@ -35,17 +38,29 @@ COST = (10 * 1.0 + 5 * 2.0) / 1e6  # what conftest's upstream says it used, at i
 async def keyed(gateway, tmp_path):
     """A gateway whose callers need keys."""
 
-    async def start(*ups, teams=None, caches=None):
+    async def start(*ups, teams=None, caches=None, prices=()):
         engine = engine_over(list(ups), tmp_path)
+        if prices:
+            engine = dearer(engine, prices)
         store = LocalStore(tmp_path / "junctor.db", flush_s=0.0)
         targets = {target.id: target for target in engine.catalogue}
-        tenancy = KeyedTenancy(store, teams or {}, Tariffs(targets), admin=digest_of(ADMIN.encode()))
+        tariffs = Tariffs(targets, {"auto": tuple(targets)})
+        tenancy = KeyedTenancy(store, teams or {}, tariffs, admin=digest_of(ADMIN.encode()))
         keeper = Keeper(store, teams=tuple(teams or ()), models=("auto", *targets), actor="test")
         served = await gateway(engine=Service(engine, tenancy=tenancy, caches=caches))
         served.tenancy = tenancy
         return served, keeper
 
     return start
+
+
+def dearer(engine: Engine, prices) -> Engine:
+    """The same with these prices per million tokens in and out."""
+    found = zip(engine.catalogue, prices, strict=True)
+    priced = {t.id: Price(input_usd_per_mtok=usd, output_usd_per_mtok=usd) for t, usd in found}
+    targets = Catalogue([msgspec.structs.replace(t, price=priced[t.id]) for t in engine.catalogue])
+    aliases = {"auto": Alias(name="auto", policy=InOrder(), targets=targets)}
+    return Engine(targets, engine.providers, aliases, engine.ledger.journal)
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -206,8 +221,13 @@ async def test_a_hit_in_the_cache_is_counted_and_costs_nothing(keyed, upstream) 
     assert await spent(keeper, record) == (COST, 0.0)
 
 
-async def test_what_is_left_chooses_cheaper_targets_and_then_nobody(keyed, upstream, tmp_path) -> None:
-    served, keeper = await keyed(await upstream())
+async def test_what_is_left_chooses_cheaper_targets_and_then_nobody(keyed, upstream) -> None:
+    dear, cheap = await upstream(), await upstream()
+    served, keeper = await keyed(dear, cheap, prices=(100.0, 1.0))
+    _, key = await keeper.create({"budget_usd": 0.0005})
+    targets = [(await served.chat(headers=bearer(key), max_tokens=100)).headers["x-junctor-target"] for _ in range(3)]
+    assert targets == ["t1"] * 3  # the first in its order may cost 0.02
+    assert "over the budget" in next(iter(served.records()[0].refusals.values()))
     _, key = await keeper.create({"budget_usd": 0.000001})
     reply = await served.chat(headers=bearer(key), max_tokens=100)
     assert reply.status == 429

@@ -30,7 +30,7 @@ def build_tenancy(config: Config, *, host: str | None = None) -> KeyedTenancy | 
     return KeyedTenancy(
         build_store(config),
         config.teams,
-        Tariffs(config.targets),
+        Tariffs(config.targets, {name: alias.targets or tuple(config.targets) for name, alias in config.aliases.items()}),
         required=config.gateway.keys == "required",
         admin=admin,
         hold_s=config.gateway.deadline_s,

@@ -46,7 +46,7 @@ ANYONE = Principal()
 class Hold:
     """What was set aside for one call.
 
-    budget_usd  what is left, where that is little enough to matter to the choice
+    budget_usd  the most that may be expected of a target, where so little is left that it matters to the choice
     headers     what the answer says of limits and budgets
     """
 

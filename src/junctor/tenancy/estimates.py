@@ -12,7 +12,7 @@ caller gave up costs what went in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -85,7 +85,7 @@ def choices(request: Request) -> int:
 class Tariff:
     """The dearest list price of one target, in nano-dollars per token: cached, written and reasoning tokens included."""
 
-    __slots__ = ("call", "context", "inward", "output", "outward")
+    __slots__ = ("call", "context", "inward", "limit", "output", "outward")
 
     def __init__(self, target: Target) -> None:
         price = target.price or Price()
@@ -94,6 +94,7 @@ class Tariff:
         self.call = price.usd_per_call * NANO
         self.context = target.limits.context_tokens or 1 << 60
         self.output = target.limits.output_tokens or OUTPUT_TOKENS
+        self.limit = target.limits.output_tokens or 1 << 60
 
     def most(self, sent: int, asked: int | None, answers: int) -> int:
         """The most that one call may cost, in nano-dollars, rounded up."""
@@ -106,9 +107,10 @@ FREE = Tariff(Target(id=""))
 
 
 class Tariffs:
-    """The tariffs of a catalogue, and what a plan over it may cost."""
+    """The tariffs of a catalogue, and what a plan over it may cost. `aliases` says which targets each one has."""
 
-    def __init__(self, catalogue: Catalogue | Mapping[str, Target]) -> None:
+    def __init__(self, catalogue: Catalogue | Mapping[str, Target], aliases: Mapping[str, Sequence[str]] | None = None) -> None:
+        self._aliases = dict(aliases or {})
         targets = catalogue.values() if isinstance(catalogue, Mapping) else list(catalogue)
         self._of = {target.id: Tariff(target) for target in targets}
         self._prices = {target.id: target.price for target in targets}
@@ -149,26 +151,25 @@ class Tariffs:
         outward = self._output if asked is None else asked
         return int(sent * self._inward + outward * answers * self._outward + self._call) + 1
 
-    def dearest(self, sent: int, asked: int | None, answers: int) -> int:
-        """The most that any single target may cost for this request."""
-        return max((tariff.most(sent, asked, answers) for tariff in self._of.values()), default=0)
+    def threshold(self, model: str, left: int, sent: int, characters: float, asked: int | None, answers: int) -> float | None:
+        """US dollars that the engine's filter may expect of a target, so that for what it passes enough is left.
 
-    def expected_share(self, sent: int, characters: float, asked: int | None, answers: int) -> float:
-        """The least ratio, over all priced targets, of the cost that the engine's filter expects to the most it may be.
-
-        A target whose expected cost is within this share of what is left can be set aside for in full.
+        None when enough is left for every target of this model. The filter knows expected costs only; where these rank targets
+        otherwise than what they may cost, one for which enough is left is rather let through with others than refused.
         """
-        least = 1.0
-        for id_, price in self._prices.items():
+        fits: list[float] = []
+        misses: list[float] = []
+        for id_ in self._aliases.get(model) or (model,):
+            price, tariff = self._prices.get(id_), self._of.get(id_, FREE)
             if price is None:
                 continue
-            tariff = self._of[id_]
-            output = min(asked or EXPECTED_OUTPUT_TOKENS, tariff.output if asked is None else asked)
-            expected = price.cost_usd(characters / CHARS_PER_TOKEN, output) * NANO
-            most = tariff.most(sent, asked, answers)
-            if expected > 0:
-                least = min(least, expected / most)
-        return least
+            output = min(asked or EXPECTED_OUTPUT_TOKENS, tariff.limit)
+            expected = price.cost_usd(characters / CHARS_PER_TOKEN, output)
+            (fits if tariff.most(sent, asked, answers) <= left else misses).append(expected)
+        if not misses:
+            return None
+        least = min(misses) * (1 - 1e-9)
+        return max(fits) if fits and min(fits) > least else least
 
     # after
 

@@ -188,12 +188,12 @@ class KeyedTenancy(Tenancy):
 
     def enter(self, principal: Principal, request: Request, model: str) -> Hold | Awaitable[Hold]:
         """See Tenancy. Counts what goes in at four characters a token, and the output that was asked for."""
-        del model
         accounts = principal.accounts if isinstance(principal, Caller) else ()
         ticket = Ticket(accounts, input_bytes(request), asked_output(request), choices(request))
         if not accounts:
             return ticket
         assert isinstance(principal, Caller)
+        ticket.model = model
         ticket.headers = list(principal.limits)
         now = self._wall()
         ticket.expires = now + self._hold_s
@@ -241,10 +241,9 @@ class KeyedTenancy(Tenancy):
 
     def _narrow(self, left: int, ticket: Ticket, request: Request) -> None:
         """Where little is left, tell the engine's filter, so that it picks a target for which enough can be set aside."""
-        asked, answers = ticket.asked, ticket.answers
-        if left < self.tariffs.dearest(ticket.sent, asked, answers):
-            share = self.tariffs.expected_share(ticket.sent, characters(request), asked, answers)
-            ticket.budget_usd = usd(left) * share
+        ticket.budget_usd = self.tariffs.threshold(
+            ticket.model, left, ticket.sent, characters(request), ticket.asked, ticket.answers
+        )
 
     def _limited(self, refusal: Refusal, ticket: Ticket) -> RateLimited:
         shown = next((a for a in ticket.accounts if a.name == refusal.account), ticket.accounts[0])

@@ -220,13 +220,21 @@ class LocalStore(Store):
             if row is None:
                 self._db.execute("INSERT OR IGNORE INTO accounts (name) VALUES (?)", (name,))
                 row = self._db.execute("SELECT cell FROM accounts WHERE name = ?", (name,)).fetchone()
-            at = self.counters.add_cell(row[0])
+            at = self._cell(row[0])
             last = self._db.execute(
                 "SELECT period, nano FROM spent WHERE account = ? ORDER BY seen DESC LIMIT 1", (name,)
             ).fetchone()
         if last is not None:
             self.counters.restore(at, *last)
         return at
+
+    def _cell(self, number: int) -> int:
+        try:
+            return self.counters.add_cell(number)
+        except OSError as error:
+            raise StateUnavailable(
+                f"its file does not grow: {error.strerror}", field="state.url", fix="free some space"
+            ) from error
 
     async def aclose(self) -> None:
         """Write back what was spent, and close."""

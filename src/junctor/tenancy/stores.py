@@ -37,6 +37,7 @@ class Ticket(Hold):
     tokens    counted against the token limits, in the bucket of the Unix second `second`
     ceiling   nano-dollars that no single target may exceed: set aside at once where much is left
     reserved  nano-dollars set aside; `expires` is when they are given up if nobody settles them
+    model     the alias or target that was asked for
     holds     the names under which a store elsewhere keeps what is set aside
     shadow    the accounts in this worker's memory that took its place while the store was away
     """
@@ -49,6 +50,7 @@ class Ticket(Hold):
         "expires",
         "holds",
         "id",
+        "model",
         "reserved",
         "second",
         "sent",
@@ -71,6 +73,7 @@ class Ticket(Hold):
         self.reserved = 0
         self.expires = 0.0
         self.id = ""
+        self.model = ""
         self.holds: tuple[str, ...] = ()
         self.shadow: Accounts | None = None
 
