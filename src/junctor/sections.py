@@ -232,7 +232,7 @@ class ResponsesSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     path: str = ""
     ttl_s: float = 604_800.0
     entries: int = 10_000
-    megabytes: float = 256.0
+    megabytes: float = 64.0
 
 
 class TelemetrySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,7 +20,7 @@ from junctor.config import Config
 from junctor.errors import ConfigError, StateUnavailable
 
 SWEEP_EVERY = 64
-BUSY_S = 2.0
+BUSY_S = 0.5
 OVERHEAD_BYTES = 200
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses(
@@ -41,7 +41,7 @@ class Bounds(NamedTuple):
     """How much is kept, and for how long."""
 
     entries: int = 10_000
-    megabytes: float = 256.0
+    megabytes: float = 64.0
     ttl_s: float = 7 * 86400.0
 
 
@@ -164,12 +164,17 @@ class SQLiteStore(ResponseStore):
         """Delete what has ended, then the oldest until the bounds hold."""
         with self._connection() as connection:
             connection.execute("DELETE FROM responses WHERE at <= ?", (self._clock() - self._bounds.ttl_s,))
-            connection.execute(
-                "DELETE FROM responses WHERE id IN (SELECT id FROM (SELECT id, row_number() OVER newest AS place,"
-                " sum(bytes) OVER newest AS total FROM responses WINDOW newest AS (ORDER BY at DESC, id))"
-                " WHERE place > ? OR total > ?)",
-                (self._bounds.entries, self._bounds.megabytes * 1e6),
-            )
+            count, total = connection.execute("SELECT count(*), total(bytes) FROM responses").fetchone()
+            most = self._bounds.megabytes * 1e6
+            if count <= self._bounds.entries and total <= most:
+                return
+            going = []
+            for id_, size in connection.execute("SELECT id, bytes FROM responses ORDER BY at, id"):
+                if count <= self._bounds.entries and total <= most:
+                    break
+                going.append((id_,))
+                count, total = count - 1, total - size
+            connection.executemany("DELETE FROM responses WHERE id = ?", going)
 
     def close(self) -> None:
         """Close the file."""
