@@ -26,6 +26,8 @@ MOST_BODY_BYTES = 128 * 1024 * 1024
 MOST_INTERIM = 32
 HIGH_WATER = 512 * 1024
 CALM = (204, 304)
+PLAIN = frozenset({"accept", "accept-encoding", "content-type", "user-agent", "host"})
+SECRET_CHARS = 8
 
 
 def checked_base(base_url: str, field: str = "base_url") -> str:
@@ -309,7 +311,7 @@ class Upstream:
     base_url           scheme, host, port and the path that others are appended to
     headers            sent with every request; a `host` header is made
     connect_timeout_s  for the connection alone; read_timeout_s  longest silence while waiting (None: any)
-    secrets            never appear in `repr` or in what `redacted` gives back
+    secrets            never appear in `repr` or in what `redacted` gives back; nor do long values of `headers`
 
     Connections belong to the event loop that opened them. Raises ConfigError for an address that is none.
     """
@@ -330,7 +332,7 @@ class Upstream:
         self.port = parts.port or (443 if self.secure else 80)
         self.connect_timeout_s = connect_timeout_s
         self.read_timeout_s = read_timeout_s
-        self._secrets = tuple(secret.encode() for secret in secrets if secret)
+        self._secrets = tuple(secret.encode() for secret in (*secrets, *_telling(headers or {})) if secret)
         self._path = parts.path
         named = f"[{self.host}]" if ":" in self.host else self.host
         default = parts.port in (None, 443 if self.secure else 80)
@@ -459,6 +461,11 @@ class Upstream:
                 connection.abort()
             await asyncio.sleep(0)
         self._open.clear()
+
+
+def _telling(headers: Mapping[str, str]) -> list[str]:
+    """Values of configured headers that may be secrets: an upstream that quotes what it was sent must not give them away."""
+    return [value for name, value in headers.items() if name.lower() not in PLAIN and len(value) >= SECRET_CHARS]
 
 
 def _header(name: str, value: str) -> bytes:
