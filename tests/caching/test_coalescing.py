@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
 from junctor.caching.exact import ExactCache
 from junctor.caching.store import Store
-from junctor.errors import DeadlineExceeded, UpstreamStatus
+from junctor.errors import DeadlineExceeded, UpstreamBroken, UpstreamStatus
 from junctor.tenancy.contracts import Principal
 from junctor.types import Constraints
 
@@ -117,3 +118,32 @@ async def test_it_can_be_turned_off() -> None:
     tasks = await started(world.ask(), world.ask())
     world.provider.gate.set()
     assert sorted(await asyncio.gather(*tasks)) == ["answer 1", "answer 2"]
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_whatever_happens_nobody_waits_for_ever(seed: int) -> None:
+    """Callers come, go away, fail and stream in a random order; every one of them ends, and nothing is left behind."""
+    rng = random.Random(seed)
+    world = World(ExactCache(Store(4, 1.0, 60.0)))
+    tasks: list[asyncio.Task] = []
+    for _ in range(120):
+        world.provider.fail = max(world.provider.fail, rng.choice((0, 0, 0, 1)))
+        world.provider.broken = rng.random() < 0.2
+        ask = world.stream if rng.random() < 0.3 else world.ask
+        owner = Principal(key=f"k{rng.randrange(2)}")
+        tasks.append(asyncio.ensure_future(ask(f"text {rng.randrange(3)}", who=owner)))
+        if rng.random() < 0.3:
+            rng.choice(tasks).cancel()
+        if rng.random() < 0.5:
+            world.provider.gate.clear() if rng.random() < 0.5 else world.provider.gate.set()
+        for _ in range(rng.randrange(4)):
+            await asyncio.sleep(0)
+    world.provider.gate.set()
+    done, waiting = await asyncio.wait(tasks, timeout=20)
+    assert not waiting
+    failures = [task.exception() for task in done if not task.cancelled() and task.exception() is not None]
+    assert all(isinstance(error, UpstreamStatus | UpstreamBroken) for error in failures)
+    assert len(world.cache.flights) == 0
+    assert len(world.cache.store) <= 4
+    assert world.provider.calls < 120
+    await world.service.aclose()

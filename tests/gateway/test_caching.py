@@ -77,6 +77,23 @@ async def test_streams_fill_and_use_it(gateway, upstream, tmp_path) -> None:
     assert len(up.bodies) == 1
 
 
+async def test_each_api_gets_its_own_shape_again(gateway, upstream, tmp_path) -> None:
+    up = await upstream()
+    served = await caching(gateway, [up], tmp_path)
+    body = {"model": "auto", "max_tokens": 50, "messages": [{"role": "user", "content": "ping"}]}
+    seen = []
+    for stream in (False, False, True):
+        async with served.session.post(served.url + "/v1/messages", json={**body, "stream": stream}) as reply:
+            seen.append((reply.headers["x-junctor-cache"], await reply.text()))
+    assert [kind for kind, _ in seen] == ["miss", "exact", "exact"]
+    whole_reply = json.loads(seen[1][1])
+    assert whole_reply["content"] == json.loads(seen[0][1])["content"] == [{"type": "text", "text": "pong"}]
+    assert whole_reply["stop_reason"] == "end_turn"
+    assert "event: message_stop" in seen[2][1]
+    assert (await served.chat(max_tokens=50)).headers["x-junctor-cache"] == "miss"
+    assert len(up.bodies) == 2
+
+
 def said(events: str) -> str:
     chunks = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: {")]
     return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])

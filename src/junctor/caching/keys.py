@@ -2,7 +2,7 @@
 
 Everything that is sent upstream counts, in any order of its fields, but for what changes no word of an answer: whether it is
 streamed, whose end user asks, labels. The alias, the owner and what the caller wants of the choice (a least quality, a weight
-of cost) count too; a budget and a deadline do not: a kept answer costs nothing and is there at once.
+of cost) and the API that it came by count too; a budget and a deadline do not: a kept answer costs nothing, at once.
 """
 
 from __future__ import annotations
@@ -63,4 +63,4 @@ def wanted(request: Request) -> list[float | None]:
 
 def exact_key(request: Request, model: str, owner: Owner) -> bytes | None:
     """The key of a request; None when it has none."""
-    return digest(owner, model, wanted(request), asked(request))
+    return digest(owner, model, request.api, wanted(request), asked(request))

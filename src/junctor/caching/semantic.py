@@ -63,8 +63,8 @@ class SemanticCache(ReplyCache):
         if not cacheable(request, self.exact.most_temperature):
             return None
         fields = asked(request)
-        preferences = wanted(request)
-        key = digest(owner, model, preferences, fields)
+        preferences = (request.api, wanted(request))
+        key = digest(owner, model, *preferences, fields)
         if key is None:
             return None
         found = self.store.get(key, EXACT)
@@ -74,7 +74,7 @@ class SemanticCache(ReplyCache):
         if text is None:
             return self.exact.place(key, stream)
         fields["messages"] = fields["messages"][:-1]
-        group = digest(owner, model, preferences, fields, SIGNATURES[self.agreement](text))
+        group = digest(owner, model, *preferences, fields, SIGNATURES[self.agreement](text))
         assert group is not None  # its parts had a digest before
         vector = self.encoder.encode_one(text)
         near = self._groups[group].nearest(vector, self.threshold) if group in self._groups else None
