@@ -27,7 +27,6 @@ SHARE_WHILE_OTHERS_WAIT = 0.5
 CANCELLED = "cancelled"
 NOTHING_KNOWN = Outcome()
 CLOCK_GRAIN_S = 0.002
-HASTY_S = 1.0
 CHARS_PER_TOKEN = 4
 EVENT_END = b"\n\n"
 
@@ -337,14 +336,11 @@ def ask_moderation(provider: Provider, request: Request, target: Target, limit_s
 
 
 def too_short(limit_s: float, site: Site) -> bool:
-    """Whether a timeout speaks of the caller's haste, not of the place: or anybody could have a target left alone for all.
+    """Whether a timeout speaks of the caller's haste, not of the place: it had less time than it usually takes.
 
-    Not so when the operator set that limit, or the place usually answers in half of it.
+    Otherwise anybody could have a target left alone for all. Not so when the operator set that limit.
     """
-    if limit_s >= HASTY_S or limit_s == site.target.limits.timeout_s:
-        return False
-    usual = site.vital.latency_s
-    return not 0 < 2 * usual <= limit_s
+    return limit_s < site.vital.latency_s and limit_s != site.target.limits.timeout_s
 
 
 def code_of(error: BaseException) -> str:
