@@ -27,7 +27,7 @@ from junctor.tenancy.keys import digest_of
 from junctor.tenancy.local_store import LocalStore
 from junctor.types import Catalogue, Price
 
-from .conftest import STREAM_HEAD, InOrder, chunk, engine_over, event, in_turn, raw, stall, status
+from .conftest import BODY, STREAM_HEAD, InOrder, chunk, engine_over, event, in_turn, raw, stall, status, whole
 from .test_workers import Running
 
 ADMIN = "an admin key of a fair length"
@@ -55,9 +55,9 @@ async def keyed(gateway, tmp_path):
 
 
 def dearer(engine: Engine, prices) -> Engine:
-    """The same with these prices per million tokens in and out."""
+    """The same with these prices: a figure per million tokens in and out, or a whole price."""
     found = zip(engine.catalogue, prices, strict=True)
-    priced = {t.id: Price(input_usd_per_mtok=usd, output_usd_per_mtok=usd) for t, usd in found}
+    priced = {t.id: p if isinstance(p, Price) else Price(input_usd_per_mtok=p, output_usd_per_mtok=p) for t, p in found}
     targets = Catalogue([msgspec.structs.replace(t, price=priced[t.id]) for t in engine.catalogue])
     aliases = {"auto": Alias(name="auto", policy=InOrder(), targets=targets)}
     return Engine(targets, engine.providers, aliases, engine.ledger.journal)
@@ -210,6 +210,33 @@ async def test_an_upstream_without_usage_is_booked_by_the_length_of_its_answer(k
     assert await spent(keeper, record) == (pytest.approx((3 + 2 * (len(body) // 4)) / 1e6), 0.0)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_cached_and_reasoning_tokens_are_booked_at_their_own_prices(keyed, upstream, stream) -> None:
+    usage = {
+        "prompt_tokens": 1000,
+        "completion_tokens": 100,
+        "total_tokens": 1100,
+        "prompt_tokens_details": {"cached_tokens": 800},
+        "completion_tokens_details": {"reasoning_tokens": 60},
+    }
+
+    async def thoughtful(up, reader, writer):
+        if not up.bodies[-1].get("stream"):
+            writer.write(whole(json.dumps({**BODY, "usage": usage}).encode()))
+            return
+        last = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "up", "choices": [], "usage": usage}
+        said = event("pong") + event(finish_reason="stop") + b"data: " + json.dumps(last).encode() + b"\n\n"
+        writer.write(STREAM_HEAD + chunk(said) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    price = Price(input_usd_per_mtok=1.0, output_usd_per_mtok=2.0, cached_input_usd_per_mtok=0.1, reasoning_usd_per_mtok=4.0)
+    served, keeper = await keyed(await upstream(thoughtful), prices=(price,))
+    record, key = await keeper.create({"budget_usd": 1.0})
+    reply = await served.chat(headers=bearer(key), stream=stream)
+    assert reply.status == 200
+    await reply.read()
+    assert await spent(keeper, record) == (pytest.approx((200 * 1.0 + 800 * 0.1 + 40 * 2.0 + 60 * 4.0) / 1e6), 0.0)
+
+
 async def test_a_hit_in_the_cache_is_counted_and_costs_nothing(keyed, upstream) -> None:
     caches = {"auto": ExactCache(CacheStore(100, 1.0, 60.0))}
     served, keeper = await keyed(await upstream(), caches=caches)
@@ -359,6 +386,12 @@ def test_two_workers_share_limits_and_hear_of_a_revoked_key(tmp_path) -> None:
         assert [ask_with(running.port, made["key"]) for _ in range(10)] == [401] * 10
         assert "key.revoked" in junctor("audit")
         assert made["key"] not in junctor("keys", "list", "--all", "--json")
+        running.write('auto = "only"\nother = "only"')
+        running.until(lambda code, found: code == 401, "/v1/models")
+        for _ in range(100):
+            if "config.reloaded" in (log := junctor("audit")):
+                break
+        assert "config.reloaded" in log
     finally:
         running.process.terminate()
         out, err = running.process.communicate(timeout=30)

@@ -157,6 +157,24 @@ async def test_nobody_is_there_from_the_start(away):
     await call(tenancy, key, 0.0)
 
 
+async def test_postgres_refuses_to_rewrite_the_audit_log(postgres_server):
+    import asyncpg
+
+    from junctor.tenancy.postgres_store import PostgresStore
+    from junctor.tenancy.stores import Entry
+
+    await clear_postgres(postgres_server)
+    store = PostgresStore(postgres_server.url)
+    await store.append(Entry(at=0.0, actor="me", action="key.created"))
+    connection = await asyncpg.connect(postgres_server.url)
+    for statement in ("DELETE FROM junctor.audit", "UPDATE junctor.audit SET entry = ''", "TRUNCATE junctor.audit"):
+        with pytest.raises(asyncpg.PostgresError, match="only grows"):
+            await connection.execute(statement)
+    await connection.close()
+    assert len(await store.entries(5)) == 1
+    await store.aclose()
+
+
 async def test_what_was_set_aside_ends_by_itself(away):
     _, make = away
     tenancy, _ = make("refuse")

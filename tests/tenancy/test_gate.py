@@ -244,6 +244,16 @@ async def test_a_call_reserves_the_most_and_books_what_it_cost(world):
     assert await keeper.teams_spent({"t": "month"}) == {"t": (0.000123, 0.0)}
 
 
+async def test_where_two_may_be_asked_twice_as_much_is_set_aside(world):
+    tenancy, keeper, _ = world()
+    _, key = await keeper.create({"budget_usd": 0.002})
+    request = asking(max_tokens=100)
+    one, two = (tenancy.enter(tenancy.identify(bearer(key)), request, "cheap") for _ in range(2))
+    tenancy.reserve(one, Standing(request))
+    tenancy.reserve(two, Standing(request, hedge=object()))
+    assert two.reserved == 2 * one.reserved > 0
+
+
 async def test_over_the_budget_is_said_in_dollars_and_nothing_stays_set_aside(world):
     tenancy, keeper, _ = world()
     record, key = await keeper.create({"budget_usd": 0.0002})
