@@ -181,3 +181,24 @@ def test_a_larger_share_keeps_those_who_were_in_it() -> None:
     small, large = taken(0.05), taken(0.4)
     assert 5 < len(small) < 60
     assert small < large
+
+
+async def test_a_candidate_that_cannot_decide_costs_nobody_an_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    targets = {name: {"provider": "embedded"} for name in ("small", "large")}
+    rules = {"use": "rules", "settings": {"rules": [{"when": {"contains": "never said"}, "use": ["small"]}]}}
+    policies = {**FIXED, "picky": rules}
+    engine = engine_of(tmp_path, trial("picky", share=1.0), policies, targets)
+    answer = await engine.complete(ask(SUM), "auto")
+    assert answer.target.id == "large"
+    assert "the candidate of the trial 'dearer' could not decide: the alias's own policy did" in answer.decision.reasons
+    assert not caplog.records
+
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    engine.aliases["auto"].sides["dearer"].policy.decide = broken
+    assert (await engine.complete(ask(SUM), "auto")).target.id == "large"
+    assert "failed with ZeroDivisionError" in caplog.text
+    assert SUM not in caplog.text
+    await engine.aclose()
+    assert {record.side for record in read(tmp_path / "j") if isinstance(record, DecisionRecord)} == {"candidate"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import time
@@ -24,17 +25,18 @@ from junctor.engine.hedging import Hedge
 from junctor.engine.ledger import Ledger, Listener
 from junctor.engine.memory import Explained
 from junctor.engine.plan_run import PlanRun
-from junctor.engine.preferences import unheard
+from junctor.engine.preferences import fell_back, unheard
 from junctor.engine.retrying import NO_RETRIES, Retries
 from junctor.engine.run import Answer, Run, StreamAnswer
 from junctor.engine.shadows import Shadows
 from junctor.engine.trials import Assigned
-from junctor.errors import RequestError
+from junctor.errors import NoTarget, RequestError
 from junctor.journal import DecisionRecord, FeedbackRecord, Journal
 from junctor.policy import Policy
 from junctor.providers.base import Provider
 from junctor.types import NO_CONSTRAINTS, Call, Catalogue, Decision, Fallback, Outcome, Ranked, Request, looks_at_answers
 
+log = logging.getLogger("junctor.engine")
 DIRECT = "direct"
 GIVEN = "cache"
 QUICK_ENCODE_S = 1e-3
@@ -181,9 +183,13 @@ class Engine:
         assigned: Assigned | None = None
         if alias is None:
             narrowed, decision = self._direct(request, model)
+        elif (
+            alias.trials is not None
+            and (assigned := alias.trials.assign(request, context)) is not None
+            and (tried := await self._candidate(alias, assigned, request, context)) is not None
+        ):
+            request, narrowed, decision = tried
         else:
-            if alias.trials is not None and (assigned := alias.trials.assign(request, context)) is not None:
-                alias = alias.sides.get(assigned.candidate, alias)
             if alias.facts is not None:
                 request = alias.facts.told(request, context)
             narrowed = self._narrowed(alias, request)
@@ -192,7 +198,31 @@ class Engine:
             decision = _undecided(alias, request, narrowed) if seen is None else self._decide(alias, seen, narrowed)
             if alias.sessions is not None:
                 request = alias.sessions.near(request, decision.target)
+            if assigned is not None and assigned.candidate:
+                decision = fell_back(decision, assigned.candidate)
         return self._written(request, "" if alias is None else model, narrowed, decision, arrived, context, assigned)
+
+    async def _candidate(
+        self, alias: Alias, assigned: Assigned, request: Request, context: CallContext | None
+    ) -> tuple[Request, Narrowed, Decision] | None:
+        """What the candidate of a trial decides; None on the other side, and when it fails: a trial costs nobody an answer."""
+        side = alias.sides.get(assigned.candidate)
+        if side is None:
+            return None
+        try:
+            if side.facts is not None:
+                request = side.facts.told(request, context)
+            narrowed = self._narrowed(side, request)
+            seen = await self._encoded(side, request)
+            decision = _undecided(side, request, narrowed) if seen is None else self._decide(side, seen, narrowed)
+        except NoTarget:
+            return None
+        except Exception as error:  # noqa: BLE001 - the alias's own policy answers then, and the log says so
+            log.error("the candidate %s of %s failed with %s", assigned.candidate, alias.name, type(error).__name__)
+            return None
+        if side.sessions is not None:
+            request = side.sessions.near(request, decision.target)
+        return request, narrowed, decision
 
     def _narrowed(self, alias: Alias, request: Request) -> Narrowed:
         sessions = alias.sessions

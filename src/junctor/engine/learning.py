@@ -34,11 +34,12 @@ from junctor.sections import LearnSection
 from junctor.types import Catalogue, Decision, Outcome, Request
 
 log = logging.getLogger("junctor.engine")
-ASKED = 8192
+ASKED = 4096
 QUEUE = 8192
 HELD = 2000
 LEAST_HELD = 10
-TEXT_CHARS = 65_536
+TEXT_CHARS = 4096
+"""So much of a prompt is kept until its outcome is known; an embedding is of all of it."""
 SERVING = "serving.json"
 Asked = tuple[Request, Catalogue]
 
@@ -160,10 +161,9 @@ class Learning(Wrapped):
     def decide(self, request: Request, targets: Catalogue, rng: np.random.Generator) -> Decision:
         """As the version that serves."""
         decision = self.inner.decide(request, targets, rng)
-        if len(request.text) <= TEXT_CHARS:
-            self._asked[decision.id] = _slim(request), targets
-            if len(self._asked) > ASKED:
-                self._asked.popitem(last=False)
+        self._asked[decision.id] = _slim(request), targets
+        if len(self._asked) > ASKED:
+            self._asked.popitem(last=False)
         return decision
 
     def learn(self, decision: Decision, outcome: Outcome) -> None:
@@ -318,7 +318,7 @@ def _slim(request: Request) -> Request:
     """What policies read of a request."""
     return Request(
         id=request.id,
-        text=request.text,
+        text=request.text[:TEXT_CHARS],
         labels=request.labels,
         needs=request.needs,
         tenant=request.tenant,

@@ -17,3 +17,9 @@ def unheard(decision: Decision, wishes: Constraints, honours: frozenset[str]) ->
     names = " and ".join(SAID[name] for name in asked)
     why = f"{names} of the request did not count: {decision.policy} trades nothing by them"
     return msgspec.structs.replace(decision, reasons=(*decision.reasons, why))
+
+
+def fell_back(decision: Decision, trial: str) -> Decision:
+    """The decision of an alias's own policy, where it was the candidate's turn: it counts for the candidate all the same."""
+    why = f"the candidate of the trial {trial!r} could not decide: the alias's own policy did"
+    return msgspec.structs.replace(decision, reasons=(*decision.reasons, why))
