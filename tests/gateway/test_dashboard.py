@@ -81,10 +81,12 @@ async def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     monkeypatch.setenv("UPSTREAM_CANARY", UPSTREAM_KEY)
     running: list[tuple[Seen, asyncio.Event, asyncio.Task[None]]] = []
 
-    async def start(up: Any, change: Callable[[dict[str, Any]], None] = lambda _: None) -> Seen:
+    async def start(up: Any, change: Callable[[dict[str, Any]], None] = lambda _: None, *, file: bool = False) -> Seen:
         wanted = tree(up.port)
         change(wanted)
-        assembled = assemble(parse_config(wanted, tmp_path))
+        path = tmp_path / "junctor.json.yaml"  # what is JSON is YAML too
+        path.write_text(json.dumps(wanted))
+        assembled = assemble(parse_config(wanted, tmp_path), path if file else None)
         ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         stop = asyncio.Event()
         serving = serve_async(
@@ -469,3 +471,27 @@ def _texts(found: Any) -> list[str]:
     if isinstance(found, dict):
         return [text for value in found.values() for text in _texts(value)]
     return [found] if isinstance(found, str) else []
+
+
+async def test_after_a_reload_the_new_engine_is_seen(seen, upstream) -> None:
+    def watched(wanted) -> None:
+        wanted["gateway"]["watch_s"] = 0.05
+        wanted["policies"]["other"] = {"use": "fixed", "settings": {"target": "large"}}
+
+    served = await seen(await upstream(), watched, file=True)
+    await served.chat()
+    path = served.folder / "junctor.json.yaml"
+    path.write_text(path.read_text().replace('{"auto": "only"}', '{"auto": "other", "more": "only"}'))
+    for _ in range(100):
+        _, models, _ = await served.get("/v1/models")
+        if "more" in json.dumps(models):
+            break
+        await asyncio.sleep(0.05)
+    await served.chat()
+    overview = await served.admin("/admin/overview")
+    assert set(overview["aliases"]) == {"auto", "more"}
+    assert overview["today"]["decisions"] == 2
+    assert len((await served.admin("/admin/decisions"))["decisions"]) == 2
+    text = (await served.get("/metrics", authorization=f"Bearer {KEY}"))[1].decode()
+    assert 'junctor_requests_total{alias="auto",target="large",tenant="",code=""} 1' in text
+    assert 'junctor_requests_total{alias="auto",target="small",tenant="",code=""} 1' in text

@@ -52,18 +52,33 @@ Query = Mapping[str, str]
 
 
 class Desk:
-    """Answers the admin pages. `service` gives the service that takes calls now: a reload exchanges it."""
+    """Answers the admin pages. `service` and `config` give those that hold now: a reload exchanges them."""
 
-    def __init__(self, config: Config, service: Callable[[], Service], metrics: Metrics) -> None:
+    def __init__(self, config: Callable[[], Config], service: Callable[[], Service], metrics: Metrics) -> None:
         self.config = config
         self.service = service
         self.metrics = metrics
-        path = config.path(config.journal.path) if config.journal.path else None
-        self._live = Live(path, service().engine)
-        self._books = _books(config, path)
+        self._journal: Path | None = None
+        self._live = Live(None, service().engine)
+        self._books: Books | None = None
+        self._reports: tuple[TrialReport, ...] = ()
         self._fresh: dict[str, float] = {}
         self._locks = {name: asyncio.Lock() for name in ("live", "books", "trials")}
-        self._reports: tuple[TrialReport, ...] = ()
+        self._open()
+
+    def _open(self) -> None:
+        """Look at the journal of the engine that decides now, and know the prices that hold now."""
+        engine = self.engine
+        journal = engine.ledger.journal
+        path = None if journal is None else journal.path
+        if path != self._journal or (path is None and engine is not self._live.engine):
+            self._live = Live(path, engine)
+            self._books = None if path is None else Books(path, {})
+            self._journal = path
+            self._fresh.clear()
+        if self._books is not None:
+            self._books.prices = {target.id: target.price for target in engine.catalogue if target.price is not None}
+            self._books.usd_per_cpu_hour = self.config().telemetry.usd_per_cpu_hour
 
     @property
     def engine(self) -> Engine:
@@ -73,7 +88,8 @@ class Desk:
     async def _catch_up(self, name: str) -> None:
         """Read the journal in a thread, once for all who ask at the same time, and no more than twice a second."""
         async with self._locks[name]:
-            if time.monotonic() - self._fresh.get(name, -FRESH_S) < FRESH_S:
+            self._open()
+            if time.monotonic() - self._fresh.get(name, float("-inf")) < FRESH_S:
                 return
             if name == "live":
                 await asyncio.to_thread(self._live.catch_up)
@@ -94,7 +110,7 @@ class Desk:
             "workers": shot.workers,
             "aliases": {name: {"policy": a.policy.title, "targets": a.targets.ids} for name, a in self.engine.aliases.items()},
             "targets": self.engine.catalogue.ids,
-            "journal": {"kept": self._books is not None, "text": self.config.journal.text, "unread": self._unread()},
+            "journal": {"kept": self._books is not None, "text": self._text_mode(), "unread": self._unread()},
             "minute": recent,
             "series": _series(history),
             "cpu_s": shot.add_up("cpu", 1)[0],
@@ -102,6 +118,11 @@ class Desk:
             "cooling": sorted({lab[1] for _, lab, v in shot.gauges if lab[0] == "cooling_seconds" and v > 0}),
         }
         return found | self._today(shot)
+
+    def _text_mode(self) -> str:
+        """What the journal keeps of prompts."""
+        journal = self.engine.ledger.journal
+        return "none" if journal is None else journal.text
 
     def _unread(self) -> int:
         """Bytes of the journal that are not in the books yet: after a start, a long one takes a while."""
@@ -181,15 +202,16 @@ class Desk:
         del query
         configured = [
             {"alias": name, "trial": t.name, "policy": t.policy, "current": section.policy, "share": t.share, "by": t.by}
-            for name, section in self.config.aliases.items()
+            for name, section in self.config().aliases.items()
             for t in section.trials
         ]
-        path = self.config.journal.path
-        if not path:
+        self._open()
+        path = self._journal
+        if path is None:
             return {"journal": False, "trials": configured, "reports": []}
         async with self._locks["trials"]:
-            if configured and time.monotonic() - self._fresh.get("trials", -TRIALS_EVERY_S) >= TRIALS_EVERY_S:
-                self._reports = await asyncio.to_thread(recent_trials, self.config.path(path))
+            if configured and time.monotonic() - self._fresh.get("trials", float("-inf")) >= TRIALS_EVERY_S:
+                self._reports = await asyncio.to_thread(recent_trials, path)
                 self._fresh["trials"] = time.monotonic()
         return {"journal": True, "trials": configured, "reports": self._reports}
 
@@ -221,13 +243,6 @@ class Desk:
             "notes": notes or {},
             "text": text_of(answer.reply.body),
         }
-
-
-def _books(config: Config, path: Path | None) -> Books | None:
-    if path is None:
-        return None
-    prices = {id_: target.price for id_, target in config.targets.items() if target.price is not None}
-    return Books(path, prices, config.telemetry.usd_per_cpu_hour)
 
 
 def asked(body: bytes) -> tuple[Request, str]:

@@ -41,7 +41,7 @@ def assemble(config: Config, path: Path | None = None, worker: int = 0, prepared
     seeing = Seeing(config, prepared or prepare(config), worker)
 
     def build(config: Config, old: Service | None = None) -> Service:
-        return seeing.attach(build_service(config, old))
+        return seeing.attach(build_service(config, old), config)
 
     gateway = Gateway(build(config), responses=build_store(config))
     gateway.on_refusal = seeing.refused

@@ -52,13 +52,21 @@ def dashboard_allowed(config: Config) -> bool:
     return gateway.dashboard and (bool(gateway.admin_key) or is_loopback(gateway.host))
 
 
-def dashboard_pages(config: Config, service: Callable[[], Service], metrics: Metrics, key: str, host: str = "") -> Pages:
+def dashboard_pages(
+    config: Config,
+    service: Callable[[], Service],
+    metrics: Metrics,
+    key: str,
+    host: str = "",
+    current: Callable[[], Config] | None = None,
+) -> Pages:
     """Everything that can be seen, by method and path.
 
     service   gives the service that takes calls now
     key       the admin key, or the one that was made for this run; "" when there is none: then nothing but /metrics, and that
               only where no other machine can ask for it
     host      the address that is listened on, where the command line overrides the configuration
+    current   gives the configuration that holds now; without, it is always this one
     """
     host = host or config.gateway.host
     access = Access(key, host, config.telemetry.dashboard_hosts) if key else None
@@ -66,7 +74,7 @@ def dashboard_pages(config: Config, service: Callable[[], Service], metrics: Met
     pages: Pages = {("GET", "/metrics"): metrics_page(metrics, access, host, open_=open_metrics)}
     if access is None or not config.gateway.dashboard:
         return pages
-    return pages | _files(access) | _login(access, service) | _api(access, Desk(config, service, metrics))
+    return pages | _files(access) | _login(access, service) | _api(access, Desk(current or (lambda: config), service, metrics))
 
 
 def _files(access: Access) -> Pages:

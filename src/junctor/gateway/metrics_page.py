@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from junctor.errors import Forbidden, JunctorError
 from junctor.gateway.access import Access
 from junctor.gateway.http import Exchange
@@ -20,7 +22,8 @@ def metrics_page(metrics: Metrics, access: Access | None, host: str, *, open_: b
         try:
             if not open_:
                 _check(exchange, access, host)
-            exchange.reply(200, [(b"content-type", CONTENT_TYPE)], exposition(metrics.read()))
+            page = await asyncio.to_thread(exposition, metrics.read())  # a long one must hold up no request
+            exchange.reply(200, [(b"content-type", CONTENT_TYPE), (b"cache-control", b"no-store")], page)
         except JunctorError as error:
             exchange.reply(error.http_status, error_headers(error, ""), error_body(error))
 

@@ -59,8 +59,9 @@ class Seeing:
         self.metrics.watch(self._queue)
         self.tracer = build_tracer(config)
 
-    def attach(self, service: Service) -> Service:
-        """See what this service does from now on; gives it back."""
+    def attach(self, service: Service, config: Config | None = None) -> Service:
+        """See what this service does from now on; gives it back. `config` is what it was built from, when that has changed."""
+        self.config = config or self.config
         self._service = service
         self.metrics.attach(service.engine)
         if self.tracer is not None:
@@ -75,7 +76,7 @@ class Seeing:
 
     def pages(self, service: Callable[[], Service]) -> dict[tuple[str, str], Page]:
         """The pages; `service` gives the one that takes calls now."""
-        pages = dashboard_pages(self.config, service, self.metrics, self.prepared.key)
+        pages = dashboard_pages(self.config, service, self.metrics, self.prepared.key, current=lambda: self.config)
         if self.prepared.key:
             access = Access(self.prepared.key, self.config.gateway.host, self.config.telemetry.dashboard_hosts)
             pages |= key_pages(self.config, service, access)

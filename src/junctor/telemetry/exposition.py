@@ -5,15 +5,15 @@ Written here: it is a page of text, made when somebody asks, and needs no librar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import junctor
 from junctor.telemetry.metrics import DECISION_S, LATENCY_S, Snapshot
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 BUDGET = "insufficient_quota"
-Labels = Mapping[str, str]
-Sample = tuple[str, Labels, float]
+Sample = tuple[str, str, float]
+"""Name, labels as they are written, value."""
 
 
 def exposition(snapshot: Snapshot) -> bytes:
@@ -23,7 +23,10 @@ def exposition(snapshot: Snapshot) -> bytes:
         found = list(samples)
         if found:
             lines += (f"# HELP {name} {about}", f"# TYPE {name} {kind}")
-            lines += [f"{sample}{_labels(labels)} {_number(value)}" for sample, labels, value in found]
+            lines += [
+                f"{sample}{{{labels}}} {_number(value)}" if labels else f"{sample} {_number(value)}"
+                for sample, labels, value in found
+            ]
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -72,7 +75,7 @@ def _gauges(shot: Snapshot) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
         ("waiting", "junctor_queue_waiting", "Calls that wait for their turn."),
         ("running", "junctor_queue_running", "Calls that have a place."),
     ):
-        found = [(name, {"worker": worker}, value) for worker, labels, value in shot.gauges if labels == (label,)]
+        found = [(name, _labels(("worker",), (worker,)), value) for worker, labels, value in shot.gauges if labels == (label,)]
         yield name, "gauge", about, found
     for label, name, about in (
         ("breaker", "junctor_breaker_state", "0 closed, 1 half-open, 2 open, 3 ejected."),
@@ -80,19 +83,19 @@ def _gauges(shot: Snapshot) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
         ("outstanding", "junctor_outstanding_calls", "Calls of an upstream that are on their way."),
     ):
         places = [
-            (name, {"worker": worker, "target": labels[1], "deployment": labels[2]}, value)
+            (name, _labels(("worker", "target", "deployment"), (worker, *labels[1:])), value)
             for worker, labels, value in shot.gauges
             if labels[0] == label
         ]
         yield name, "gauge", about, places
-    yield "junctor_workers", "gauge", "Worker processes that live.", [("junctor_workers", {}, shot.workers)]
-    build = [("junctor_build_info", {"version": junctor.__version__}, 1.0)]
+    yield "junctor_workers", "gauge", "Worker processes that live.", [("junctor_workers", "", shot.workers)]
+    build = [("junctor_build_info", _labels(("version",), (junctor.__version__,)), 1.0)]
     yield "junctor_build_info", "gauge", "The version that runs.", build
 
 
 def _counters(name: str, labels: tuple[str, ...], shot: Snapshot, kind: str, place: int = 0) -> Iterator[Sample]:
     for values, numbers in sorted(shot.of(kind)):
-        yield name, dict(zip(labels, values, strict=True)), numbers[place]
+        yield name, _labels(labels, values), numbers[place]
 
 
 def _errors(shot: Snapshot) -> Iterator[Sample]:
@@ -101,35 +104,36 @@ def _errors(shot: Snapshot) -> Iterator[Sample]:
         if code:
             found[alias, code] = found.get((alias, code), 0.0) + numbers[0]
     for (alias, code), count in sorted(found.items()):
-        yield "junctor_errors_total", {"alias": alias, "code": code}, count
+        yield "junctor_errors_total", _labels(("alias", "code"), (alias, code)), count
 
 
 def _budget(shot: Snapshot) -> Iterator[Sample]:
     count = sum(numbers[0] for labels, numbers in shot.of("refused") if labels[0] == BUDGET)
     count += sum(numbers[0] for labels, numbers in shot.of("calls") if labels[3] == BUDGET)
-    yield "junctor_budget_refusals_total", {}, count
+    yield "junctor_budget_refusals_total", "", count
 
 
 def _histograms(name: str, labels: tuple[str, ...], shot: Snapshot, kind: str, bounds: tuple[float, ...]) -> Iterator[Sample]:
+    bucket, edges = f"{name}_bucket", [f'le="{bound:g}"' for bound in bounds]
     for values, numbers in sorted(shot.of(kind)):
-        named = dict(zip(labels, values, strict=True))
+        named = _labels(labels, values)
         count = 0.0
-        for bound, inside in zip(bounds, numbers, strict=False):
+        for edge, inside in zip(edges, numbers, strict=False):
             count += inside
-            yield f"{name}_bucket", {**named, "le": f"{bound:g}"}, count
+            yield bucket, f"{named},{edge}", count
         count += numbers[len(bounds)]
-        yield f"{name}_bucket", {**named, "le": "+Inf"}, count
+        yield bucket, f'{named},le="+Inf"', count
         yield f"{name}_sum", named, numbers[-1]
         yield f"{name}_count", named, count
 
 
-def _labels(labels: Labels) -> str:
-    if not labels:
-        return ""
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
+def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    return ",".join([f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True)])
 
 
 def _escaped(value: str) -> str:
+    if value.isalnum() and value.isascii():
+        return value
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").encode("utf-8", "replace").decode()
 
 

@@ -43,7 +43,7 @@ class Live:
 
     def __init__(self, path: Path | None, engine: Engine | None = None) -> None:
         self._tail = Tail(path) if path is not None else None
-        self._engine = engine
+        self.engine = engine
         self._rows: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._number = 0
         if self._tail is not None:
@@ -60,7 +60,7 @@ class Live:
             self._take(record)
 
     def _from_memory(self) -> None:
-        for known in self._engine.ledger.recent()[-SHOWN:] if self._engine is not None else ():
+        for known in self.engine.ledger.recent()[-SHOWN:] if self.engine is not None else ():
             row = self._rows.get(known.decision.id)
             if row is not None and (row["outcome"] is not None or known.outcome is None):
                 continue

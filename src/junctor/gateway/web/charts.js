@@ -42,15 +42,18 @@ function scale(values, from, to, log) {
 const mixtures = (a, b, steps = 24) =>
   Array.from({ length: steps }, (_, i) => (i + 1) / steps).map((t) => ({ cost_usd: a.cost_usd + t * (b.cost_usd - a.cost_usd), quality: a.quality + t * (b.quality - a.quality) }));
 
-const overlap = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
+const overlap = (a, b) => Math.max(0, Math.min(a.x + a.w, b.x + b.w) - Math.max(a.x, b.x)) * Math.max(0, Math.min(a.y + a.h, b.y + b.h) - Math.max(a.y, b.y));
 
+// where a name stands beside its point: the nearest place that covers least
 function place(x, y, words, taken, W) {
   const w = words.length * 6.9;
-  const tries = [[10, 4, "start"], [-10 - w, 4, "start"], [-w / 2, -11, "start"], [-w / 2, 20, "start"], [10, -10, "start"], [10, 18, "start"]];
-  const boxes = tries.map(([dx, dy]) => ({ x: x + dx, y: y + dy - 11, w, h: 14 }));
-  const free = boxes.find((b) => b.x > 4 && b.x + b.w < W - 4 && b.y > 2 && !taken.some((t) => overlap(b, t))) ?? boxes[0];
-  taken.push(free);
-  return free;
+  const beside = [0, -12, 12, -24, 24, -36, 36].flatMap((dy) => [[10, 4 + dy], [-10 - w, 4 + dy]]);
+  const boxes = [...beside.slice(0, 2), [-w / 2, -11], [-w / 2, 20], ...beside.slice(2)].map(([dx, dy]) => ({ x: x + dx, y: y + dy - 11, w, h: 14 }));
+  const inside = boxes.filter((b) => b.x > 2 && b.x + b.w < W - 2 && b.y > 2);
+  const covers = (b) => taken.reduce((sum, t) => sum + overlap(b, t), 0);
+  const best = (inside.length ? inside : boxes).reduce((a, b) => (covers(b) < covers(a) - 0.5 ? b : a));
+  taken.push(best);
+  return best;
 }
 
 export function frontier(found, narrow) {

@@ -2,11 +2,11 @@
 
 import { get } from "./api.js";
 import { el, empty, facts, fill, head, table } from "./dom.js";
-import { count, percent, usd } from "./format.js";
+import { count, number, percent, usd } from "./format.js";
 
 const EXAMPLE = '[[aliases.auto.trials]]\nname = "cheaper"\npolicy = "linear"   # one of [policies]\nshare = 0.0         # a shadow: it decides, nobody acts; 0.1 gives it a tenth';
 
-const SHOWN = { quality: (x) => x.toFixed(3), cost_usd: (x) => usd(x * 1000) };
+const SHOWN = { quality: (x) => number(x), cost_usd: (x) => usd(x * 1000) };
 
 function cell(found, show) {
   if (!found || found.value === null) return "–";

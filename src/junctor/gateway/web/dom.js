@@ -31,13 +31,17 @@ export function empty(title, words, code) {
   return el("div", { class: "card empty" }, el("b", {}, title), el("p", {}, words), code && el("pre", {}, code));
 }
 
+let tables = 0;
+
 // columns: [title, cell, numeric?]; the first cell of a row is its header
 export function table(caption, columns, rows, mark) {
   const heads = columns.map(([title, , n]) => el("th", { scope: "col", class: n && "n" }, title));
   const body = rows.map((row) =>
     el("tr", { class: mark?.(row) && "chosen" }, columns.map(([, cell, n], i) => (i ? el("td", { class: n && "n" }, cell(row)) : el("th", { scope: "row" }, cell(row))))),
   );
-  return el("div", { class: "scroll" }, el("table", {}, el("caption", {}, caption), el("thead", {}, el("tr", {}, heads)), el("tbody", {}, body)));
+  const id = `table-${++tables}`;
+  const figures = el("table", { "aria-labelledby": id }, el("thead", {}, el("tr", {}, heads)), el("tbody", {}, body));
+  return el("div", {}, el("div", { class: "caption", id }, caption), el("div", { class: "scroll" }, figures));
 }
 
 export const facts = (pairs) =>

@@ -26,7 +26,7 @@ export function frontier(page) {
     const rows = [{ id: `${found.alias} (policy)`, us: true, decisions: found.decisions, ...found.policy }, ...found.points];
     const figures = table(
       `Means over ${count(found.decisions)} decisions; quality is ${found.basis}`,
-      [["target", (r) => r.id], ["USD per 1,000 requests", (r) => (r.cost_usd === null ? "–" : usd(r.cost_usd * 1000)), true], ["quality", (r) => number(r.quality), true], ["decisions", (r) => count(r.decisions), true]],
+      [["target", (r) => r.id], ["USD per 1,000", (r) => (r.cost_usd === null ? "–" : usd(r.cost_usd * 1000)), true], ["quality", (r) => number(r.quality), true], ["decisions", (r) => count(r.decisions), true]],
       rows, (r) => r.us);
     fill(place,
       drawable.length

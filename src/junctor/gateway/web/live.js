@@ -78,7 +78,7 @@ export function live(page) {
       const known = nodes.get(row.id);
       if (known) change(known, row);
       else {
-        const node = item(row, !first);
+        const node = item(row, !first && found.decisions.length < 6);
         nodes.set(row.id, node);
         list.prepend(node);
       }
