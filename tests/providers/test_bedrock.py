@@ -42,6 +42,18 @@ async def test_it_keeps_the_contract_of_a_provider(provider):
     await check_provider(provider, TARGET, ask())
 
 
+async def test_connections_are_used_again_and_given_up(provider, fake):
+    """Whole answers and streams read to their end give their connection back; a stream given up closes it."""
+    for _ in range(2):
+        await whole(provider, ask(), TARGET)
+        await streamed(provider, ask(), TARGET)
+    assert fake.connections == 1
+    stream = await provider.stream(ask("a long story " * 2000), TARGET, 5.0)
+    await stream.aclose()
+    await whole(provider, ask(), TARGET)
+    assert fake.connections == 2
+
+
 def test_it_is_registered():
     assert load("provider", "bedrock") is BedrockProvider
 

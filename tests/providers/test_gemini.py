@@ -39,6 +39,18 @@ async def test_it_keeps_the_contract_of_a_provider(provider):
     await check_provider(provider, TARGET, ask())
 
 
+async def test_connections_are_used_again_and_given_up(provider, fake):
+    """Whole answers and streams read to their end give their connection back; a stream given up closes it."""
+    for _ in range(2):
+        await whole(provider, ask(), TARGET)
+        await streamed(provider, ask(), TARGET)
+    assert fake.connections == 1
+    stream = await provider.stream(ask("a long story " * 2000), TARGET, 5.0)
+    await stream.aclose()
+    await whole(provider, ask(), TARGET)
+    assert fake.connections == 2
+
+
 def test_it_is_registered():
     assert load("provider", "gemini") is GeminiProvider
 
@@ -375,8 +387,9 @@ async def test_embeddings(provider, fake):
     )
     packed = json.loads(reply.body)["data"][0]["embedding"]
     assert struct.unpack("<2f", base64.b64decode(packed)) == (0.5, 2.0)
-    with pytest.raises(RequestError, match="input"):
-        await provider.embed(Request(params={"input": [1, 2]}), TARGET, 5.0)
+    for params, field in (({"input": [1, 2]}, "input"), ({"input": "x", "brand_new": 1}, "brand_new")):
+        with pytest.raises(RequestError, match=field):
+            await provider.embed(Request(params=params), TARGET, 5.0)
 
 
 def test_wrong_settings_are_config_errors_that_show_no_value():

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from junctor.errors import UpstreamError
+from junctor.errors import RequestError, UpstreamError
 from junctor.providers import answers
 from junctor.providers.anthropic import AnthropicProvider
 from junctor.providers.bedrock import BedrockProvider
@@ -206,15 +206,16 @@ def test_an_answer_says_the_same_whole_and_in_any_portions(api, said, cuts):
     usage = reply.usage
     assert (usage.input_tokens, usage.output_tokens, usage.cached_tokens) == (fresh + read + written, made, read)
     assert body["usage"]["total_tokens"] == fresh + read + written + made
-    out = fed(call.reader, b"".join(ANSWERS[api](*said, True).pieces), cuts)
+    reader = call.reader()
+    out = fed(reader, b"".join(ANSWERS[api](*said, True).pieces), cuts)
     events = [event + b"\n\n" for event in out.split(b"\n\n") if event]
     assert events[-1] == answers.DONE
     found = joined(events[:-1])
     assert (found["content"], found.get("reasoning_content", "")) == (text, thought)
     assert read_calls(found) == read_calls(message)
     assert found["thinking_blocks"] == message.get("thinking_blocks", [])
-    assert found["finish_reason"] == call.reader.finish_reason == reply.finish_reason
-    assert (call.reader.usage, found["usage"]) == (usage, body["usage"])
+    assert found["finish_reason"] == reader.finish_reason == reply.finish_reason
+    assert (reader.usage, found["usage"]) == (usage, body["usage"])
 
 
 @API
@@ -231,7 +232,7 @@ def test_damage_is_an_upstream_error_or_nothing(api, said, data):
         call = provider.exchange(ASKED, TARGET, stream=stream)
         with contextlib.suppress(UpstreamError):
             if stream:
-                fed(call.reader, bad, [place])
+                fed(call.reader(), bad, [place])
             else:
                 call.read(bad)
 
@@ -265,3 +266,57 @@ def spoil(tree, data):
         else:
             tree[key] = data.draw(JSON | st.floats(allow_nan=False, allow_infinity=False) | st.just(-1))
             return
+
+
+RICH = {
+    "messages": [
+        {"role": "system", "content": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "format": "x"}}]},
+        {
+            "role": "user",
+            "content": [{"type": "file", "file": {"file_data": "data:text/plain;base64,AAAA", "filename": "a.b"}}],
+        },
+        {
+            "role": "assistant",
+            "content": "t",
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}, "extra_content": {}}],
+            "thinking_blocks": [{"type": "thinking", "thinking": "x", "signature": "s"}],
+            "extra_content": {"google": {"thought_signature": "x"}},
+            "cache_control": {"type": "ephemeral"},
+        },
+        {"role": "tool", "tool_call_id": "1", "name": "f", "content": [{"type": "text", "text": "r"}], "is_error": True},
+    ],
+    "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object", "properties": {}}}},
+    "metadata": {"user_id": "u"},
+    "stop": ["x"],
+    "max_tokens": 5000,
+    "temperature": 0.5,
+    "top_p": 0.5,
+    "stream_options": {"include_usage": True},
+    "output_config": {"effort": "low"},
+    "generationConfig": {"topK": 3},
+    "additionalModelRequestFields": {"x": 1},
+    "outputConfig": {"effort": "low"},
+    "service_tier": "auto",
+}
+
+
+@API
+@QUICK
+@given(data=st.data(), effort=st.booleans())
+def test_any_json_in_the_place_of_any_value_of_a_call_is_written_or_refused(api, data, effort):
+    """A client's mistake is a RequestError, never another exception."""
+    params = copy.deepcopy(RICH)
+    if effort:
+        params["reasoning_effort"] = "low"
+        del params["response_format"], params["tool_choice"]
+    for _ in range(data.draw(st.integers(1, 3))):
+        spoil(params, data)
+    for style in ({}, {"structured": "tool"}):
+        provider = APIS[api][0]
+        if api != "gemini":
+            provider = type(provider).from_settings({**({"region": "x"} if api == "bedrock" else {}), **style})
+        with contextlib.suppress(RequestError):
+            assert isinstance(json.loads(provider.exchange(Request(params=params), TARGET, stream=False).body), dict)

@@ -72,10 +72,10 @@ class AnthropicProvider(TranslatedProvider):
         """`POST /v1/messages`."""
         params = {**request.params, **target.settings}
         json_tool = uses_json_tool(params, self.style.structured)
-        reader = MessageStream(target.id, with_usage=answers.wants_usage(request), json_tool=json_tool, redacted=self.redacted)
+        with_usage = answers.wants_usage(request)
         return Exchange(
             path="/v1/messages",
             body=encoded(message_body(request, target, self.style, stream=stream)),
             read=lambda raw: read_message(raw, target.id, json_tool=json_tool),
-            reader=reader,
+            reader=lambda: MessageStream(target.id, with_usage=with_usage, json_tool=json_tool, redacted=self.redacted),
         )

@@ -77,19 +77,19 @@ def message_body(request: Request, target: Target, style: Style, *, stream: bool
 
 
 def _put_settings(body: dict[str, Any], params: Mapping[str, Any]) -> None:
-    for name in ("temperature", "top_p", "output_config"):
+    for name in ("temperature", "top_p"):
         if params.get(name) is not None:
             body[name] = params[name]
+    if config := chat.table(params, "output_config"):
+        body["output_config"] = config
     temperature = params.get("temperature")
     if isinstance(temperature, (int, float)) and temperature > 1:
         raise RequestError("is over 1, the most of this target", field="temperature", fix="use 0 to 1, or another target")
     if stops := chat.stops(params):
         body["stop_sequences"] = stops
-    if (tier := params.get("service_tier")) is not None:
-        if tier not in TIERS:
-            raise RequestError(f"{str(tier)[:40]!r} is no tier of this target", field="service_tier", fix="auto or default")
+    if (tier := chat.word(params, "service_tier", TIERS)) is not None:
         body["service_tier"] = TIERS[tier]
-    user = params.get("user") or (params.get("metadata") or {}).get("user_id") or params.get("safety_identifier")
+    user = params.get("user") or chat.table(params, "metadata").get("user_id") or params.get("safety_identifier")
     if isinstance(user, str):
         body["metadata"] = {"user_id": user}
 

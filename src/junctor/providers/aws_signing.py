@@ -59,7 +59,7 @@ class Signer:
         names, canonical = canonical_request(method, path, {**headers, **added}, body, query)
         scope = f"{stamp[:8]}/{self._region}/{self._service}/aws4_request"
         to_sign = f"{ALGORITHM}\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-        signature = hmac.new(self._signing_key(stamp[:8]), to_sign.encode(), hashlib.sha256).hexdigest()
+        signature = hmac.digest(self._signing_key(stamp[:8]), to_sign.encode(), "sha256").hex()
         who = f"Credential={self._who.access_key_id}/{scope}"
         return {**added, "authorization": f"{ALGORITHM} {who}, SignedHeaders={names}, Signature={signature}"}
 
@@ -68,7 +68,7 @@ class Signer:
         if self._day != day:
             key = f"AWS4{self._who.secret_access_key}".encode()
             for part in (day, self._region, self._service, "aws4_request"):
-                key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+                key = hmac.digest(key, part.encode(), "sha256")
             self._day, self._key = day, key
         return self._key
 

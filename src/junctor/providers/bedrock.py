@@ -94,7 +94,7 @@ class BedrockProvider(TranslatedProvider):
             path=path,
             body=body,
             read=lambda raw: read_converse(raw, target.id, model, json_tool=json_tool),
-            reader=ConverseStream(target.id, model, with_usage=with_usage, json_tool=json_tool, redacted=self.redacted),
+            reader=lambda: ConverseStream(target.id, model, with_usage=with_usage, json_tool=json_tool, redacted=self.redacted),
             headers=self._signed(path, body),
         )
 

@@ -33,14 +33,14 @@ TAKEN = frozenset(
         "response_format",
         "reasoning_effort",
         "cache_control",
+        "additionalModelRequestFields",
+        "outputConfig",
     }
 )
 CONVERSE = frozenset(
     {
-        "additionalModelRequestFields",
         "additionalModelResponseFieldPaths",
         "guardrailConfig",
-        "outputConfig",
         "performanceConfig",
         "promptVariables",
         "requestMetadata",
@@ -101,13 +101,14 @@ def converse_body(request: Request, target: Target, style: Style) -> dict[str, A
     if system := writer.blocks([part for part in talk.system if part.text]):
         body["system"] = system
     config = _config(params, target)
+    fields = chat.table(params, "additionalModelRequestFields")
+    if output := chat.table(params, "outputConfig"):
+        body["outputConfig"] = output
     for name, value in chat.beyond(params, TAKEN, target.id).items():
-        place = body if name in CONVERSE else body.setdefault("additionalModelRequestFields", {})
-        if name == "additionalModelRequestFields":
-            body[name] = {**value, **body.get(name, {})} if isinstance(value, Mapping) else value
-        else:
-            place[name] = value
-    _put_reasoning(body, config, params, target, style)
+        (body if name in CONVERSE else fields)[name] = value
+    if fields:
+        body["additionalModelRequestFields"] = fields
+    _put_reasoning(body, config, params, style)
     _put_tools(body, params, spoke=writer.spoke_of_tools)
     _put_format(body, params, style)
     if config:
@@ -128,14 +129,10 @@ def _config(params: Mapping[str, Any], target: Target) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _put_reasoning(
-    body: dict[str, Any], config: dict[str, Any], params: Mapping[str, Any], target: Target, style: Style
-) -> None:
-    effort = params.get("reasoning_effort")
-    if effort is None or effort == "none" or params.get("thinking") is not None:
+def _put_reasoning(body: dict[str, Any], config: dict[str, Any], params: Mapping[str, Any], style: Style) -> None:
+    effort = chat.word(params, "reasoning_effort", ("none", *BUDGETS))
+    if effort is None or effort == "none" or chat.table(params, "thinking"):
         return
-    if effort not in BUDGETS:
-        raise RequestError(f"{str(effort)[:40]!r} is not known", field="reasoning_effort", fix=f"none, {', '.join(BUDGETS)}")
     if style.reasoning == "effort":
         body["outputConfig"] = {"effort": effort, **body.get("outputConfig", {})}
         return
@@ -144,7 +141,7 @@ def _put_reasoning(
         fields["reasoning_effort"] = effort
         return
     budget = BUDGETS[effort]
-    if chat.most_tokens(params) is None and (config.get("maxTokens") is None or target.limits.output_tokens is None):
+    if "maxTokens" not in config:
         config["maxTokens"] = budget + 4096
     if config["maxTokens"] <= BUDGETS["minimal"]:
         short = f"leaves no room to think: {BUDGETS['minimal'] + 1} tokens are the least"

@@ -8,7 +8,6 @@ because they have no bearing on the answer: HINTS, and defaults said aloud (NEUT
 
 from __future__ import annotations
 
-import base64
 import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -302,7 +301,7 @@ def _data_url(url: str, path: str) -> tuple[str, str]:
 
 def _base64(data: str, path: str) -> str:
     try:
-        base64.b64decode(data, validate=True)
+        binascii.a2b_base64(data, strict_mode=True)
     except (binascii.Error, ValueError) as error:
         raise RequestError("is not base64", field=path, fix="encode the bytes with standard base64") from error
     return data
@@ -357,9 +356,30 @@ def beyond(params: Mapping[str, Any], taken: frozenset[str], target: str) -> dic
 
 
 def most_tokens(params: Mapping[str, Any]) -> int | None:
-    """The caller's limit on output tokens."""
-    limit = params.get("max_completion_tokens", params.get("max_tokens"))
-    return limit if type(limit) is int else None
+    """The caller's limit on output tokens; raises RequestError for what is none."""
+    name = "max_completion_tokens" if params.get("max_completion_tokens") is not None else "max_tokens"
+    limit = params.get(name)
+    if limit is None or (type(limit) is int and limit > 0):
+        return limit
+    raise RequestError("is not a whole number above 0", field=name, fix="leave it out for the model's own limit")
+
+
+def table(params: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A field that is an object, {} when it is not there; raises RequestError for anything else."""
+    given = params.get(name)
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise RequestError("is not an object", field=name, fix="send {…}, or leave it out")
+    return dict(given)
+
+
+def word(params: Mapping[str, Any], name: str, known: Iterable[str]) -> str | None:
+    """A field that is one of a few words, None when it is not there; raises RequestError for anything else."""
+    given = params.get(name)
+    if given is None or (isinstance(given, str) and given in known):
+        return given
+    raise RequestError(f"{str(given)[:40]!r} is not known here", field=name, fix=f"one of: {', '.join(known)}")
 
 
 def stops(params: Mapping[str, Any]) -> list[str]:
@@ -385,7 +405,10 @@ class Tool(Struct):
 def tools(params: Mapping[str, Any]) -> list[Tool | Foreign]:
     """The tools; one that is no function is Foreign. Raises RequestError for what is no tool."""
     out: list[Tool | Foreign] = []
-    for place, raw in enumerate(params.get("tools") or ()):
+    listed = params.get("tools") or ()
+    if not isinstance(listed, Sequence):
+        raise RequestError("is not a list", field="tools", fix="send a list of tools, or leave it out")
+    for place, raw in enumerate(listed):
         path = f"tools[{place}]"
         kind = raw.get("type") if isinstance(raw, Mapping) else None
         if not isinstance(kind, str):

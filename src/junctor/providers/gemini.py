@@ -66,7 +66,7 @@ class GeminiProvider(TranslatedProvider):
             path=_path(model, "streamGenerateContent?alt=sse" if stream else "generateContent"),
             body=encoded(content_body(request, target, self.style)),
             read=lambda raw: read_generated(raw, target.id, model),
-            reader=GeneratedStream(target.id, model, with_usage=with_usage, redacted=self.redacted),
+            reader=lambda: GeneratedStream(target.id, model, with_usage=with_usage, redacted=self.redacted),
         )
 
     async def embed(self, request: Request, target: Target, timeout_s: float | None) -> Reply:

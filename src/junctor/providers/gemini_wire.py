@@ -53,6 +53,18 @@ LEVELS = {"minimal": "minimal", "low": "low", "medium": "medium", "high": "high"
 MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY", "function": "ANY"}
 
 
+EMBEDDING = {
+    "model": "",
+    "input": "",
+    "encoding_format": "",
+    "user": "",
+    "dimensions": "outputDimensionality",
+    "taskType": "taskType",
+    "title": "title",
+}
+"""Fields of an embeddings call, and what they are called there; "" for those that are read elsewhere or have no effect."""
+
+
 class Style(Struct, frozen=True, kw_only=True):
     """How a model wants to be asked.
 
@@ -83,8 +95,7 @@ def content_body(request: Request, target: Target, style: Style) -> dict[str, An
 
 
 def _config(params: Mapping[str, Any], target: Target) -> dict[str, Any]:
-    given = params.get("generationConfig")
-    config: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
+    config = chat.table(params, "generationConfig")
     config.update((DIRECT[name], params[name]) for name in DIRECT if params.get(name) is not None)
     most = chat.most_tokens(params) or target.limits.output_tokens
     if most is not None:
@@ -105,14 +116,12 @@ def _put_format(config: dict[str, Any], params: Mapping[str, Any]) -> None:
 
 
 def _put_thinking(config: dict[str, Any], params: Mapping[str, Any], style: Style) -> None:
-    effort, native = params.get("reasoning_effort"), params.get("thinking")
-    if isinstance(native, Mapping) and type(native.get("budget_tokens")) is int and style.reasoning == "budget":
+    effort, native = chat.word(params, "reasoning_effort", BUDGETS), chat.table(params, "thinking")
+    if type(native.get("budget_tokens")) is int and style.reasoning == "budget":
         config["thinkingConfig"] = {"thinkingBudget": native["budget_tokens"], "includeThoughts": True}
         return
     if effort is None:
         return
-    if effort not in BUDGETS:
-        raise RequestError(f"{str(effort)[:40]!r} is not known", field="reasoning_effort", fix=", ".join(BUDGETS))
     if style.reasoning == "level":
         if effort == "none":
             raise RequestError("cannot be told to this target", field="reasoning_effort", fix="minimal is the least")
@@ -230,10 +239,10 @@ def embedding_body(params: Mapping[str, Any], target: Target) -> dict[str, Any]:
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise RequestError("is not text", field="input", fix="send a string or a list of strings")
-    extra: dict[str, Any] = {}
-    if params.get("dimensions") is not None:
-        extra["outputDimensionality"] = params["dimensions"]
     rest = {**params, **target.settings}
-    extra.update((name, rest[name]) for name in ("taskType", "title") if name in rest)
+    for name in rest:
+        if name not in EMBEDDING:
+            raise RequestError("cannot be told to this target", field=name, fix=f"known: {', '.join(EMBEDDING)}")
+    extra = {there: rest[here] for here, there in EMBEDDING.items() if there and rest.get(here) is not None}
     model = f"models/{target.upstream_model}"
     return {"requests": [{"model": model, "content": {"parts": [{"text": answers.encodable(t)}]}, **extra} for t in texts]}

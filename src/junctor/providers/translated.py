@@ -73,7 +73,7 @@ class Exchange(Struct, frozen=True):
     path: str
     body: bytes
     read: Callable[[bytes], Reply]
-    reader: EventReader
+    reader: Callable[[], EventReader]
     headers: Mapping[str, str] | None = None
 
 
@@ -123,7 +123,7 @@ class TranslatedProvider(Provider):
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self.upstream.post(call.path, call.body, None, target.id, call.headers)
-                reply = TranslatedStream(response, call.reader, target)
+                reply = TranslatedStream(response, call.reader(), target)
                 try:
                     if response.status != 200:
                         raise await self._refusal(response, target)
