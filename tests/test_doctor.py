@@ -180,6 +180,13 @@ BROKEN: list[tuple[str, tuple[str, str], str, str, str]] = [
         "check what api_key refers to",
     ),
     (
+        "workers without a port",
+        ("port = 0", "port = 0\nworkers = 2"),
+        "port",
+        "is 0, but several workers share one port",
+        "name a port",
+    ),
+    (
         "a port that is taken",
         ("port = 0", "port = {taken}"),
         "port",

@@ -215,6 +215,10 @@ def _port(config: Config) -> Finding:
 
     gateway = config.gateway
     check, at = "port", f"{gateway.host}:{gateway.port}"
+    if not gateway.port and gateway.workers > 1:
+        return Finding(
+            check=check, state="failed", said="gateway.port: is 0, but several workers share one port", fix="name a port"
+        )
     if not gateway.port:
         return ok(check, "any that is free")
     try:
