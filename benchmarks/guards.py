@@ -231,22 +231,32 @@ def _fitted(X: Floats, y: Floats, *, nested: bool) -> tuple[Floats, NDArray[np.b
     return scores, flagged
 
 
-def measure_overrefusal(data: Path) -> dict[str, Any]:
-    """XSTest: how many safe prompts are flagged, and how many of the unsafe ones."""
+def xstest(data: Path) -> tuple[list[str], Floats]:
+    """Prompts, and 1 for those that are unsafe."""
     import polars as pl
 
     table = pl.read_parquet(data / "guard_xstest" / "xstest_v2_5models.parquet")
-    texts, unsafe_ones = table["prompt"].to_list(), ~table["is_safe_prompt"].to_numpy()
-    y = unsafe_ones.astype(np.float64)
+    return table["prompt"].to_list(), (~table["is_safe_prompt"].to_numpy()).astype(np.float64)
+
+
+def lists_on_xstest(data: Path) -> dict[str, Any]:
+    """What nothing was fitted for: the two lists."""
+    texts, y = xstest(data)
     lists = np.array([unsafe.score(text) for text in texts])
     attempts = np.array([injection.score(text) for text in texts])
-    out = {
+    return {
         "safe": int((y == 0).sum()),
         "unsafe": int(y.sum()),
         "lists": _refusals(y, lists, lists >= 0.5),
         "injection": _refusals(y, attempts, attempts >= 0.5),
-        "fitted_on_xstest_other_folds": _refusals(y, *_fitted(features(texts), y, nested=True)),
     }
+
+
+def measure_overrefusal(data: Path) -> dict[str, Any]:
+    """XSTest: how many safe prompts are flagged, and how many of the unsafe ones."""
+    texts, y = xstest(data)
+    out = lists_on_xstest(data)
+    out["fitted_on_xstest_other_folds"] = _refusals(y, *_fitted(features(texts), y, nested=True))
     if (data / "guard_openai_moderation").is_dir():
         known, labels = moderation(data)
         scorer = fit_scorer(known, [bool(v) for v in labels["any"]])

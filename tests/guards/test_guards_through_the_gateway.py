@@ -107,15 +107,21 @@ async def test_a_schema_that_is_none_is_a_400_of_its_field(door, upstream) -> No
     assert not got
 
 
-async def test_masks_and_json_together(door, upstream) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("names", [["private", "shape"], ["shape", "private"]])
+async def test_masks_and_json_together(door, upstream, names: list[str], stream: bool) -> None:
     def answer(body: dict[str, Any]) -> tuple[int, bytes, str]:
-        return as_json(replied('{"mail": "<EMAIL_1>",}'))
+        text = '{"mail": "<EMAIL_1>",}'
+        if stream:
+            return as_events(b"".join(chunk({"content": c}) for c in text) + chunk({}, finish="stop") + DONE)
+        return as_json(replied(text))
 
     url, _ = await upstream(answer)
-    gate = await door(url, PII + JSON, ["private", "shape"])
+    gate = await door(url, PII + JSON, names)
     call = {"messages": [{"role": "user", "content": f"mine is {MAIL}"}], "response_format": {"type": "json_object"}}
-    status, body, _ = await gate.post(call)
-    assert (status, json.loads(content_of(body))) == (200, {"mail": MAIL})
+    status, body, _ = await gate.post({**call, "stream": stream})
+    said = heard(body)["content"] if stream else content_of(body)
+    assert (status, json.loads(said)) == (200, {"mail": MAIL})
 
 
 async def test_what_is_embedded_is_masked_and_blocked_too(door, upstream) -> None:

@@ -36,7 +36,7 @@ class HeldBack:
         self._kept.append(events)
         self._bytes += len(events)
         if self._bytes > MOST_BYTES:
-            raise ReplyRefused("is too long to be held back", guard=self._guard.label, fix="ask for a whole answer")
+            raise ReplyRefused("the reply is too long to be held back", guard=self._guard.label, fix="ask for a whole answer")
         if not (events.startswith(DONE) or b"\n" + DONE in events):
             return b""
         return self.end()
@@ -152,10 +152,14 @@ class Checked:
         self._request = request
         self._noticed = noticed
         self._kept: list[bytes] = []
+        self._bytes = 0
 
     def push(self, events: bytes) -> bytes:
-        """The same events. Raises ReplyRefused."""
+        """The same events. Raises ReplyRefused, also when there are more than 64 MiB of them."""
         self._kept.append(events)
+        self._bytes += len(events)
+        if self._bytes > MOST_BYTES:
+            raise ReplyRefused("the reply is too long to be checked", guard=self._guard.label, fix="ask for a whole answer")
         if events.startswith(DONE) or b"\n" + DONE in events:
             self._judge()
         return events

@@ -17,6 +17,7 @@ MOST_CHARS = 2_000_000
 FENCE = re.compile(r"```[a-zA-Z0-9]{0,12}[ \t]*\r?\n?(.*?)(?:```|\Z)", re.DOTALL)
 GAP = re.compile(r"(?:\s+|//[^\n]*|#[^\n]*|/\*.*?(?:\*/|\Z))*", re.DOTALL)
 NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+NUMBER_TAIL = re.compile(r"(?:\.|[eE][+-]?)\Z")
 BARE = re.compile(r"[A-Za-z_$][\w$\-]*")
 WORDS: dict[str, Any] = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "`": "`"}
@@ -258,7 +259,7 @@ class _Reader:
                 raise _Cut(NOTHING)
             raise Unmendable("holds something that is no value")
         end = match.end()
-        if end >= len(self.text) or (found and self.text[end] in ".eE" and end + 1 >= len(self.text)):
+        if end >= len(self.text) or (found and NUMBER_TAIL.match(self.text, end)):
             self.at = len(self.text)
             raise _Cut(WORDS.get(match[0], NOTHING))
         self.at = end
