@@ -132,9 +132,11 @@ class CacheAware(Balancer):
     def pick(self, places: Sequence[Any], request: Request) -> Any:
         """The first in this conversation's own order of the places that has room."""
         key = conversation(request)
-        total = sum(place.vital.outstanding for place in places) + 1
-        weights = sum(place.weight for place in places)
-        liked = {affinity(key, place): place for place in places}
+        liked, total, weights = {}, 1, 0.0
+        for place in places:
+            liked[affinity(key, place)] = place
+            total += place.vital.outstanding
+            weights += place.weight
         while len(liked) > 1:
             place = liked.pop(max(liked))
             if place.vital.outstanding < ceil(LOAD_BOUND * total * place.weight / weights):
