@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PORT ?= 8080
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run demo test check lint types fast bench-gateway encoder pages clean
+.PHONY: help run demo test check lint types fast soak audit bench-gateway encoder pages clean
 
 help:            ## list the commands
 	@grep -E '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -35,8 +35,15 @@ types: $(VENV)/.ready-test
 fast: $(VENV)/.ready-test
 	$(PYTEST) -n 2 -q -m "not slow"
 
+soak: $(VENV)/.ready-test  ## the long form of the reliability tests: 100,000 calls through chaos, 40 kills, 15 minutes of fuzzing
+	JUNCTOR_SOAK=1 $(PYTEST) -q tests/reliability
+
+audit: $(VENV)/.ready-test ## known vulnerabilities of what is installed
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
+
 bench-gateway: $(VENV)/.ready-test ## requests per second against a bare pass-through, in one run
 	$(BIN)/python benchmarks/gateway.py --seconds 5 --json -
+	$(BIN)/python benchmarks/gateway_limits.py --json -
 
 encoder: $(VENV)/.ready-test ## make the shipped static encoder again from all-MiniLM-L6-v2
 	$(BIN)/python scripts/distill_encoder.py
