@@ -22,7 +22,7 @@ from junctor.types import Target
 
 from .conftest import completion
 
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=30, deadline=None)
 WORDS = sorted(
     {
         *("text", "image", "document", "tool_use", "tool_result", "thinking", "redacted_thinking", "base64", "url", "file"),

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import openai
 import pytest
 from pydantic import BaseModel
+
+from junctor.errors import RequestError
+from junctor.gateway.wires.response_store import MemoryStore
+from junctor.gateway.wires.responses import ResponsesWire
+from junctor.tenancy.contracts import ANYONE
 
 from .conftest import CALL, OTHER_CALL, THOUGHT, completion, shared_connections
 
@@ -260,11 +266,18 @@ async def test_a_dead_primary_is_passed_over_whole_and_streamed(upstream, saying
         ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
     ],
 )
-async def test_what_is_not_there_is_refused_by_name(saying, gateway, broken, field) -> None:
+def test_what_is_not_there_is_refused_by_name(broken, field) -> None:
+    body = json.dumps({"model": "auto", "input": "ping"} | broken).encode()
+    with pytest.raises(RequestError) as caught:
+        ResponsesWire(MemoryStore()).parse(body, "dec-1", (), ANYONE)
+    assert caught.value.field == field
+
+
+async def test_a_refusal_reaches_the_client_with_its_field(saying, gateway) -> None:
     served = await gateway(await saying(completion({"content": "pong"})))
     with pytest.raises(openai.BadRequestError) as caught:
-        await asyncio.to_thread(client(served).responses.create, **({"model": "auto", "input": "ping"} | broken))
-    assert caught.value.param == field
+        await asyncio.to_thread(client(served).responses.create, model="auto", input="ping", background=True)
+    assert caught.value.param == "background"
 
 
 async def test_chat_passes_every_field_and_part_untouched(saying, gateway) -> None:

@@ -31,7 +31,7 @@ JSON = st.recursive(
 )
 OBJECTS = st.dictionaries(TEXTS, JSON, max_size=3)
 COUNTS = st.integers(0, 10_000)
-FEW = settings(max_examples=40, deadline=None)
+FEW = settings(max_examples=25, deadline=None)
 
 
 def block(kind: str, **fields: Any) -> st.SearchStrategy[dict[str, Any]]:
