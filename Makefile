@@ -19,7 +19,7 @@ demo: $(VENV)/.ready-run  ## all of `run` but serving; exits 0
 
 test: $(VENV)/.ready-test ## everything: lint, types, all tests, coverage of at least 90 %
 	@scripts/system-packages.sh
-	$(MAKE) --no-print-directory lint types
+	$(MAKE) --no-print-directory lint types audit
 	$(PYTEST) -n 2 --cov --cov-report=term --cov-fail-under=90
 
 check: $(VENV)/.ready-test ## the inner loop: lint, types and fast tests, under two minutes
