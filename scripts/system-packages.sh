@@ -1,6 +1,6 @@
 #!/bin/sh
-# What some tests drive from outside Python: a browser for the report, a load generator, the stores of keys and budgets. Where they cannot be installed, those
-# tests skip and say so.
+# What some tests drive from outside Python: a browser for the report, a load generator, the stores of keys and budgets. Where
+# they cannot be installed, those tests skip and say so.
 set -eu
 missing=
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"

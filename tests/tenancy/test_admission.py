@@ -31,6 +31,7 @@ def test_the_heuristic_reaches_its_share_of_the_bound(kind) -> None:
     assert found["pfar"] >= 1.3 * found["first"]
 
 
+@pytest.mark.slow
 def test_prices_fill_the_capacity_and_bound_the_optimum() -> None:
     rng = np.random.default_rng(0)
     for resources in (1, 2, 3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import time
 
 import pytest
@@ -14,6 +15,7 @@ from junctor.tenancy.accounts import Refusal, Room, period_ids
 from junctor.tenancy.estimates import Tariffs
 from junctor.tenancy.gate import KeyedTenancy
 from junctor.tenancy.keeping import Keeper
+from junctor.tenancy.keys import KeyRecord
 from junctor.types import Call, Message, Request, Target
 
 from .conftest import clear_postgres, clear_redis
@@ -172,6 +174,34 @@ async def test_postgres_refuses_to_rewrite_the_audit_log(postgres_server):
             await connection.execute(statement)
     await connection.close()
     assert len(await store.entries(5)) == 1
+    await store.aclose()
+
+
+@pytest.mark.slow
+async def test_a_store_that_hangs_holds_nobody_up_for_long(redis_server, monkeypatch):
+    from junctor.tenancy.redis_store import RedisStore
+
+    clear_redis(redis_server)
+    monkeypatch.setattr(remote, "ANSWER_S", 0.3)
+    monkeypatch.setattr(remote, "DOWN_S", 30.0)
+    store = RedisStore(redis_server.url)
+    tenancy = KeyedTenancy(store, {}, Tariffs({}))
+    _, key = await Keeper(store, actor="test").create({})
+    await call(tenancy, key, 0.0)
+    redis_server.process.send_signal(signal.SIGSTOP)
+    try:
+        waits = []
+        for _ in range(40):
+            started = time.monotonic()
+            with pytest.raises(StateUnavailable):
+                await resolved(tenancy.enter(tenancy.caller(KeyRecord(id="x")), asking(), "auto"))
+            waits.append(time.monotonic() - started)
+    finally:
+        redis_server.process.send_signal(signal.SIGCONT)
+    assert sum(wait > 0.15 for wait in waits) == 1  # the first; then the circuit is open
+    monkeypatch.setattr(remote, "DOWN_S", 0.05)
+    store._down_until = 0.0
+    await healed(tenancy, key)
     await store.aclose()
 
 

@@ -103,7 +103,6 @@ class Admission:
     __slots__ = (
         "_acc",
         "_capacity",
-        "_next",
         "_prices",
         "_random",
         "_seen",
@@ -111,6 +110,7 @@ class Admission:
         "_stride",
         "_values",
         "_window_s",
+        "due",
         "short",
     )
 
@@ -124,7 +124,8 @@ class Admission:
         self._prices: tuple[float, ...] = (0.0,) * len(self._capacity)
         self._share = 1.0
         self._acc = [0.0] * len(self._values)
-        self._next = 0.0
+        self.due = 0.0
+        """When prices are worked out anew."""
         self._stride = 1
         self._random = random.Random(0).random  # noqa: S311 - a sample of the calls
         self.short = False
@@ -138,7 +139,7 @@ class Admission:
         value = self._values[priority]
         if self._stride == 1 or self._random() * self._stride < 1.0:
             self._seen.append((now, value, load))
-        if now >= self._next:
+        if now >= self.due:
             self._solve(now, free)
         if not self.short:
             return True
@@ -159,7 +160,7 @@ class Admission:
 
     def _solve(self, now: float, free: float) -> None:
         seen = self._seen
-        self._next = now + EVERY_S * self._window_s / WINDOW_S
+        self.due = now + EVERY_S * self._window_s / WINDOW_S
         while seen and seen[0][0] <= now - self._window_s:
             seen.popleft()
         if len(seen) > 2 * SAMPLE:

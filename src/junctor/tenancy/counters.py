@@ -23,13 +23,15 @@ CELL = 256
 CELLS = 65_536
 HEAD = 512
 WORKERS = 64
-VERSION, HIGHEST = 1, 2
+VERSION, HIGHEST, USED = 1, 2, 3
 PERIOD, SPENT, SECOND, REQUESTS, TOKENS, SOFT, HARD = range(7)
 HELD = 8
 RING = 64
 REQUEST_RING = HELD + WORKERS
 TOKEN_RING = REQUEST_RING + RING
 SPIN = 40
+EXCLUSIVE, AT_ONCE, UNLOCK = 2, 6, 8
+"""Of flock(2): wait for the lock, take it now or fail, give it back."""
 
 
 class Counters:
@@ -89,17 +91,17 @@ class Counters:
         try:
             yield
         finally:
-            self._flock(self._fd, 8)
+            self._flock(self._fd, UNLOCK)
 
     def lock(self) -> None:
         """Take the lock: a few quick tries, because whoever has it keeps it for microseconds, then wait."""
         for _ in range(SPIN):
             try:
-                self._flock(self._fd, 6)  # exclusive, without waiting
+                self._flock(self._fd, AT_ONCE)
             except BlockingIOError:
                 continue
             return
-        self._flock(self._fd, 2)
+        self._flock(self._fd, EXCLUSIVE)
 
     def join(self) -> None:
         """Take a column of one's own for what is set aside. Raises ConfigError when there are too many workers."""
@@ -115,7 +117,7 @@ class Counters:
 
     def _take_column(self, folder: Path) -> None:
         for number in range(WORKERS):
-            fd = _try_lock(folder / f"worker-{number}", self._flock)
+            fd = try_lock(folder / f"worker-{number}", self._flock)
             if fd >= 0:
                 self.worker, self._worker_fd = number, fd
                 with self._locked():
@@ -132,7 +134,7 @@ class Counters:
         for number in range(self.cells[HIGHEST]):
             if number == self.worker and self.joined:
                 continue
-            fd = _try_lock(self.folder / f"worker-{number}", self._flock)
+            fd = try_lock(self.folder / f"worker-{number}", self._flock)
             if fd < 0:
                 continue
             with self._locked():
@@ -155,17 +157,17 @@ class Counters:
 
     def used(self) -> int:
         """How many cells may be in use."""
-        return self.cells[3]
+        return self.cells[USED]
 
     def add_cell(self, cell: int) -> int:
         """Make sure that a cell has room on the disk, and give it back. Raises ConfigError."""
         if not 0 < cell < self.capacity:
             raise ConfigError(f"holds no more than {self.capacity} keys and teams", field="state.url", fix="use redis://")
-        if cell >= self.cells[3]:
+        if cell >= self.cells[USED]:
             if self._fd >= 0:
                 _allocate(self._fd, 8 * (HEAD + cell * CELL), 8 * CELL)
             with self._locked():
-                self.cells[3] = max(self.cells[3], cell + 1)
+                self.cells[USED] = max(self.cells[USED], cell + 1)
         return HEAD + cell * CELL
 
     # steps of a call; `at` is where a cell begins
@@ -199,7 +201,7 @@ class Counters:
                 ceiling = 0
             self._count(accounts, tokens, ceiling, second & (RING - 1))
         finally:
-            self._flock(self._fd, 8)
+            self._flock(self._fd, UNLOCK)
         return Room(requests_left, tokens_left, budget_left, soft), second, ceiling
 
     def _count(self, accounts: tuple[Account, ...], tokens: int, amount: int, place: int) -> None:
@@ -221,8 +223,9 @@ class Counters:
         if cells[at + PERIOD] != period:
             cells[at + SPENT] = 0
             cells[at + PERIOD] = period
-        start = at + HELD
-        return cells[at + SPENT] + sum(cells[start : start + cells[HIGHEST]])
+        start, highest = at + HELD, cells[HIGHEST]
+        held = cells[start] if highest == 1 else sum(cells[start : start + highest])
+        return cells[at + SPENT] + held
 
     def reserve(self, accounts: tuple[Account, ...], amount: int, now: float) -> Refusal | None:
         """Set aside in all accounts with a budget, or in none."""
@@ -238,7 +241,7 @@ class Counters:
                 if a.budget >= 0:
                     self.cells[a.cell + column] += amount
         finally:
-            self._flock(self._fd, 8)
+            self._flock(self._fd, UNLOCK)
         return None
 
     def settle(
@@ -265,7 +268,7 @@ class Counters:
                     cells[at + TOKEN_RING + (second & (RING - 1))] += token_error
                     cells[at + TOKENS] += token_error
         finally:
-            self._flock(self._fd, 8)
+            self._flock(self._fd, UNLOCK)
         return crossed
 
     def _crossings(self, a: Account, period: int) -> list[Crossing]:
@@ -369,11 +372,11 @@ def _allocate(fd: int, start: int, length: int) -> None:
         os.posix_fallocate(fd, start, length)
 
 
-def _try_lock(path: Path, flock: Any) -> int:
+def try_lock(path: Path, flock: Any) -> int:
     """A descriptor that has this file locked; -1 when somebody else has."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        flock(fd, 6)
+        flock(fd, AT_ONCE)
     except BlockingIOError:
         os.close(fd)
         return -1

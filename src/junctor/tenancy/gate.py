@@ -207,10 +207,11 @@ class KeyedTenancy(Tenancy):
 
     def _choose(self, caller: Caller, ticket: Ticket, now: float) -> None:
         """While the team's limits are short, room is kept for calls that are worth more of it. Raises RateLimited."""
-        assert caller.door is not None
-        free = self.store.free(caller.accounts[-1], now)
+        door = caller.door
+        assert door is not None
+        free = self.store.free(caller.accounts[-1], now) if door.short or door.due <= now else None
         load = (1.0, float(ticket.tokens))
-        if not caller.door.admit(caller.priority, load, now, HEADROOM if free is None else free):
+        if not door.admit(caller.priority, load, now, HEADROOM if free is None else free):
             raise RateLimited(
                 f"{caller.accounts[-1].shown} is near its limits, and what is left is kept for more important calls",
                 retry_after_s=KEPT_FOR_S,

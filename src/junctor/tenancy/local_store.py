@@ -19,7 +19,7 @@ import msgspec
 
 from junctor.errors import ConfigError, StateUnavailable
 from junctor.tenancy.accounts import Account, Refusal, Room, Spent, usd
-from junctor.tenancy.counters import VERSION, Counters, _try_lock
+from junctor.tenancy.counters import VERSION, Counters, try_lock
 from junctor.tenancy.keys import KeyRecord
 from junctor.tenancy.stores import Entry, Store, Ticket
 
@@ -267,7 +267,7 @@ class Flusher(threading.Thread):
         try:
             while True:
                 last = self._stopping.wait(self._every_s)
-                turn = turn if turn >= 0 else _try_lock(self._folder / "flusher", flock)
+                turn = turn if turn >= 0 else try_lock(self._folder / "flusher", flock)
                 if turn >= 0 or last:
                     self._once(counters, db)
                 if last:
