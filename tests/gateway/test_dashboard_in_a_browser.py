@@ -130,6 +130,9 @@ async def test_what_is_sent_appears_and_its_story_is_told(served) -> None:
         assert "<b onclick=x>tenant</b>" in story
         assert "Reasons" in story
         await send(url, "What is 3 + 4?")
+        await tab.until("[...document.querySelectorAll('button')].some(b => b.innerText === 'Show 1 new')")
+        assert await tab.run("document.querySelectorAll('.feed > li').length") == 1, "nothing moves while a row is open"
+        await tab.run("[...document.querySelectorAll('button')].find(b => b.innerText === 'Show 1 new').click()")
         await tab.until("document.querySelectorAll('.feed > li').length === 2")
         assert await tab.run("document.querySelectorAll('.feed details')[1].open"), "an open row stays open"
         await tab.run("[...document.querySelectorAll('button')].find(b => b.innerText === 'Hide prompts').click()")
@@ -182,7 +185,7 @@ async def test_tab_reaches_every_control_and_shows_where_it_is(served, page) -> 
         await tab.until(READY[page])
         await tab.run(
             "document.activeElement.blur(); window.all = [...document.querySelectorAll('a[href], button, select, input, "
-            "textarea, summary')].filter(e => e.getClientRects().length); window.seen = new Set()"
+            "textarea, summary')].filter(e => e.checkVisibility({ visibilityProperty: true })); window.seen = new Set()"
         )
         for _ in range(await tab.run("all.length") + 6):
             await tab.press("Tab")

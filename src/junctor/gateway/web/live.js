@@ -48,6 +48,7 @@ function change(node, row) {
 
 export function live(page) {
   const nodes = new Map();
+  const held = new Map(); // while a row is open, new ones wait: nothing moves under the reader's eyes
   let last = 0;
   let paused = false;
   let hidden = localStorage.getItem("redacted") === "1";
@@ -62,27 +63,37 @@ export function live(page) {
     hidden = !hidden;
     localStorage.setItem("redacted", hidden ? "1" : "0");
     hide.setAttribute("aria-pressed", String(hidden));
-    nodes.clear();
-    list.replaceChildren();
+    clear();
     last = 0;
     page.now();
   } }, "Hide prompts");
-  fill(page.main, head("Live decisions", "Every request as it is decided: who takes it, why, and what came of it. Open a row for the whole story.", pause, hide), place);
+  const more = el("button", { type: "button", class: "quiet ghost", onclick: () => add() }, "Show 0 new");
+  const add = (fresh = false) => {
+    for (const row of held.values()) {
+      const node = item(row, fresh);
+      nodes.set(row.id, node);
+      list.prepend(node);
+    }
+    held.clear();
+    more.classList.add("ghost");
+  };
+  const clear = () => { nodes.clear(); held.clear(); list.replaceChildren(); };
+  fill(page.main, head("Live decisions", "Every request as it is decided: who takes it, why, and what came of it. Open a row for the whole story.", more, pause, hide), place);
   return async () => {
     if (paused) return;
     const first = last === 0;
     const found = await get("decisions", { after: last, limit: MOST, redacted: hidden ? 1 : "" });
-    if (found.last < last) { nodes.clear(); list.replaceChildren(); }
+    if (found.last < last) clear();
     last = found.last;
     for (const row of found.decisions.toReversed()) {
       const known = nodes.get(row.id);
       if (known) change(known, row);
-      else {
-        const node = item(row, !first && found.decisions.length < 6);
-        nodes.set(row.id, node);
-        list.prepend(node);
-      }
+      else held.set(row.id, row);
     }
+    while (held.size > MOST) held.delete(held.keys().next().value);
+    if (!list.querySelector("details[open]")) add(!first && held.size < 6);
+    more.textContent = `Show ${held.size} new`;
+    more.classList.toggle("ghost", !held.size);
     while (list.childElementCount > MOST) {
       nodes.delete(list.lastChild.dataset.id);
       list.lastChild.remove();
