@@ -36,6 +36,9 @@ def build_service(config: Config, old: Service | None = None) -> Service:
 
 def _queue(section: GatewaySection, old: Service | None) -> Queue | None:
     """The queue of the service before goes on under the new bounds: its calls are counted here as well."""
+    for name in ("max_concurrent", "max_waiting"):
+        if getattr(section, name) < 0:
+            raise ConfigError("is negative", field=f"gateway.{name}", fix="use 0 or more")
     if not section.max_concurrent:
         return None
     if old is None or old.queue is None:

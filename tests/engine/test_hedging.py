@@ -98,6 +98,18 @@ def test_credit_does_not_pile_up():
     assert sum(hedge.take() for _ in range(1000)) == 10
 
 
+def test_a_share_of_one_means_all_of_them():
+    """Fifty at the same time: fifty are hedged."""
+
+    async def main():
+        slow, fast = Place(10.0), Place(0.5)
+        engine = world(slow, fast, hedge=ALWAYS)
+        await all_of(*(engine.complete(ASK, "auto") for _ in range(50)))
+        assert len(fast.calls) == 50
+
+    virtually(main)
+
+
 def test_hedges_go_to_another_deployment():
     """Of one target with two deployments the other one is asked."""
 

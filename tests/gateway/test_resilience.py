@@ -60,6 +60,25 @@ async def test_a_deployment_that_is_gone_costs_no_request(upstream, gateway, tmp
     assert [(a.deployment, a.error) for a in failed] == [("d0", "upstream_refused")] * 3
 
 
+BODIES = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "ping"}]},
+    "/v1/messages": {"messages": [{"role": "user", "content": "ping"}], "max_tokens": 9},
+    "/v1/responses": {"input": "ping"},
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("path", BODIES)
+async def test_fallback_is_the_same_for_every_api(upstream, gateway, path, streamed):
+    """BerriAI/litellm#28216, #24005: the first target is down; chat, Messages and Responses are all answered by the next."""
+    served = await gateway(await upstream(status("503 Service Unavailable")), await upstream())
+    body = {"model": "auto", "stream": streamed, **BODIES[path]}
+    async with served.session.post(served.url + path, json=body) as reply:
+        assert (reply.status, reply.headers["x-junctor-target"]) == (200, "t1")
+        assert "ng" in await reply.text()
+    assert [(a.target, a.error) for a in outcomes(served)[-1].attempts] == [("t0", "upstream_status"), ("t1", "")]
+
+
 async def test_retries_come_from_the_configuration(upstream, gateway, tmp_path):
     """A lone target that fails once is asked again by default; with `most = 0` its error is the answer."""
     turns = iter(range(100))
@@ -225,6 +244,8 @@ WRONG = {
     "a cap": ({"health": {"base_s": 5.0, "cap_s": 1.0}}, r"health\.cap_s"),
     "retries": ({"retries": {"most": -1}}, r"retries\.most"),
     "a hedge": ({"alias": {"hedge": {"after_s": 0.0}}}, r"aliases\.auto\.hedge\.after_s"),
+    "a queue": ({"gateway": {"max_concurrent": -1}}, r"gateway\.max_concurrent"),
+    "a line": ({"gateway": {"max_waiting": -1}}, r"gateway\.max_waiting"),
     "a silence": ({"target": {"limits": {"silence_s": 0.0}}}, r"targets\.m\.limits\.silence_s"),
 }
 

@@ -54,9 +54,10 @@ class Hedge:
 
     def take(self) -> bool:
         """Whether one more may be hedged; if so, it is counted."""
-        if self._credit < 1.0 - 1e-9:
-            return False
-        self._credit -= 1.0
+        if self.most < 1.0:
+            if self._credit < 1.0 - 1e-9:
+                return False
+            self._credit -= 1.0
         self.hedged += 1
         return True
 
