@@ -308,6 +308,17 @@ async def test_error_statuses(provider, fake, status, kind, retryable, seen, way
         assert (said_["message"], said_["code"]) == ("words with *** in them", kind)
 
 
+async def test_secrets_in_headers_are_not_shown_either(fake):
+    """What a proxy on the way wants, for example."""
+    headers = {"x-proxy-authorization": "Bearer hush-hush", "x-team": "blue"}
+    made = AnthropicProvider.from_settings({"base_url": fake.url, "api_key": KEY, "headers": headers})
+    fake.planned.append(failure(400, "invalid_request_error", "hush-hush of blue"))
+    with pytest.raises(UpstreamStatus, match=r"\*\*\* of blue"):
+        await whole(made, ask())
+    assert fake.seen[-1].headers["x-proxy-authorization"] == "Bearer hush-hush"
+    await made.aclose()
+
+
 async def test_a_wrong_key_is_not_shown(fake):
     provider = AnthropicProvider.from_settings({"base_url": fake.url, "api_key": "sk-wrong-secret"})
     with pytest.raises(UpstreamStatus) as caught:

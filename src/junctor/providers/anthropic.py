@@ -10,7 +10,7 @@ from junctor.providers.anthropic_answers import MessageStream, read_message
 from junctor.providers.anthropic_wire import Style, message_body
 from junctor.providers.base import Provider
 from junctor.providers.conversation import encoded, uses_json_tool
-from junctor.providers.translated import Exchange, TranslatedProvider, UpstreamSettings, checked_settings
+from junctor.providers.translated import Exchange, TranslatedProvider, UpstreamSettings, checked_settings, secrets_in
 from junctor.providers.upstream import Upstream
 from junctor.types import Request, Target
 
@@ -48,7 +48,7 @@ class AnthropicProvider(TranslatedProvider):
             headers,
             connect_timeout_s=settings.connect_timeout_s,
             read_timeout_s=settings.read_timeout_s,
-            secrets=(settings.api_key,),
+            secrets=(settings.api_key, *secrets_in(settings.headers)),
         )
         self.style = Style(
             max_tokens=settings.max_tokens,

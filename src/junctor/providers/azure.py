@@ -9,7 +9,7 @@ from urllib.parse import quote
 from junctor.errors import ConfigError
 from junctor.providers.base import Provider
 from junctor.providers.openai_compatible import OpenAICompatibleProvider
-from junctor.providers.translated import UpstreamSettings, checked_settings
+from junctor.providers.translated import UpstreamSettings, checked_settings, secrets_in
 from junctor.providers.upstream import Upstream
 from junctor.types import Target
 
@@ -47,7 +47,11 @@ class AzureProvider(OpenAICompatibleProvider):
         if api_key:
             sent["api-key"] = api_key
         self.upstream = Upstream(
-            base_url, sent, connect_timeout_s=connect_timeout_s, read_timeout_s=read_timeout_s, secrets=(api_key,)
+            base_url,
+            sent,
+            connect_timeout_s=connect_timeout_s,
+            read_timeout_s=read_timeout_s,
+            secrets=(api_key, *secrets_in(headers or {})),
         )
         self.api_version = api_version
 

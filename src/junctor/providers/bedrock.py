@@ -12,7 +12,7 @@ from junctor.providers.base import Provider
 from junctor.providers.bedrock_answers import ConverseStream, read_converse
 from junctor.providers.bedrock_wire import Style, converse_body
 from junctor.providers.conversation import encoded, uses_json_tool
-from junctor.providers.translated import Exchange, Meaning, TranslatedProvider, UpstreamSettings, checked_settings
+from junctor.providers.translated import Exchange, Meaning, TranslatedProvider, UpstreamSettings, checked_settings, secrets_in
 from junctor.providers.upstream import Upstream
 from junctor.types import Request, Target
 
@@ -56,7 +56,7 @@ class BedrockProvider(TranslatedProvider):
             headers,
             connect_timeout_s=settings.connect_timeout_s,
             read_timeout_s=settings.read_timeout_s,
-            secrets=[getattr(settings, name) for name in SECRETS],
+            secrets=[*(getattr(settings, name) for name in SECRETS), *secrets_in(settings.headers)],
         )
         self.style = Style(structured=settings.structured, reasoning=settings.reasoning, ignore=settings.ignore)
         pair = Credentials(settings.access_key_id, settings.secret_access_key, settings.session_token)

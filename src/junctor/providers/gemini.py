@@ -11,7 +11,7 @@ from junctor.providers.base import Provider, Reply
 from junctor.providers.conversation import encoded
 from junctor.providers.gemini_answers import GeneratedStream, read_embedded, read_generated
 from junctor.providers.gemini_wire import Style, content_body, embedding_body
-from junctor.providers.translated import Exchange, Meaning, TranslatedProvider, UpstreamSettings, checked_settings
+from junctor.providers.translated import Exchange, Meaning, TranslatedProvider, UpstreamSettings, checked_settings, secrets_in
 from junctor.providers.upstream import Upstream
 from junctor.types import Request, Target
 
@@ -46,7 +46,7 @@ class GeminiProvider(TranslatedProvider):
             headers,
             connect_timeout_s=settings.connect_timeout_s,
             read_timeout_s=settings.read_timeout_s,
-            secrets=(settings.api_key,),
+            secrets=(settings.api_key, *secrets_in(settings.headers)),
         )
         self.style = Style(reasoning=settings.reasoning, ignore=settings.ignore)
 

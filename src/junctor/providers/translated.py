@@ -29,6 +29,8 @@ from junctor.types import Request, Target
 
 ERROR_BODY_BYTES = 64 * 1024
 
+SECRET_SIGNS = ("auth", "key", "token", "secret", "cookie")
+
 S = TypeVar("S", bound=Struct)
 
 
@@ -65,6 +67,12 @@ def checked_settings(settings: dict[str, Any], kind: type[S], secrets: tuple[str
         if any(not text.isprintable() or not text.isascii() for text in texts):
             raise ConfigError("holds a character that no header may", field=name, fix="use printable ASCII")
     return found
+
+
+def secrets_in(headers: Mapping[str, str]) -> list[str]:
+    """The values of those headers that carry secrets by their name, with and without a word before them ("Bearer …")."""
+    found = [value for name, value in headers.items() if any(sign in name.lower() for sign in SECRET_SIGNS)]
+    return [secret for value in found for secret in {value, *value.split()[-1:]}]
 
 
 class Exchange(Struct, frozen=True):
