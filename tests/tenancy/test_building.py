@@ -51,6 +51,13 @@ def test_each_of_these_asks_for_it(tmp_path, monkeypatch, more) -> None:
     asyncio.run(tenancy.aclose())
 
 
+def test_targets_without_a_price_are_named_where_budgets_matter(tmp_path, caplog) -> None:
+    for teams, told in (({"t": {"priority": 2}}, False), ({"t": {"budget_usd": 1.0}}, True)):
+        tenancy = build_tenancy(config(tmp_path, teams=teams))
+        assert ("no price: t0" in caplog.text) == told
+        asyncio.run(tenancy.aclose())
+
+
 async def test_the_service_has_it(tmp_path) -> None:
     service = build_service(config(tmp_path, gateway={"keys": "required"}))
     assert service.tenancy is not None

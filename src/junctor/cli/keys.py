@@ -30,10 +30,18 @@ def _with_keeper(config: Path | None, do: Callable[[Keeper], Awaitable[T]]) -> T
     opened = open_config(config)
 
     async def run() -> T:
-        async with Keeper.open(opened, actor=f"{getpass.getuser()} (junctor keys)") as keeper:
+        async with Keeper.open(opened, actor=_who()) as keeper:
             return await do(keeper)
 
     return asyncio.run(run())
+
+
+def _who() -> str:
+    """For the audit log; a container may have no name for its user."""
+    try:
+        return f"{getpass.getuser()} (junctor keys)"
+    except (OSError, KeyError):
+        return "junctor keys"
 
 
 def _told(made: tuple[Any, str], *, json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 from pathlib import Path
 
 from junctor.config import Config, is_reference, resolve_secrets
@@ -14,6 +15,7 @@ from junctor.tenancy.gate import KeyedTenancy
 from junctor.tenancy.keys import digest_of
 from junctor.tenancy.stores import Store
 
+log = logging.getLogger("junctor.tenancy")
 LEAST_ADMIN_CHARS = 16
 
 
@@ -27,10 +29,13 @@ def build_tenancy(config: Config, *, host: str | None = None) -> KeyedTenancy | 
     admin = admin_digest(config)
     if config.gateway.keys == "off" and not config.teams and not admin:
         return None
+    tariffs = Tariffs(config.targets, {name: alias.targets or tuple(config.targets) for name, alias in config.aliases.items()})
+    if tariffs.unpriced and any(team.budget_usd is not None for team in config.teams.values()):
+        log.warning("no budget counts what these targets cost, because they have no price: %s", ", ".join(tariffs.unpriced))
     return KeyedTenancy(
         build_store(config),
         config.teams,
-        Tariffs(config.targets, {name: alias.targets or tuple(config.targets) for name, alias in config.aliases.items()}),
+        tariffs,
         required=config.gateway.keys == "required",
         admin=admin,
         hold_s=config.gateway.deadline_s,
