@@ -17,18 +17,16 @@ COALESCED = "coalesced"
 class KeptSlot(Slot):
     """A place in a store, and those who wait for what will be in it. `kept(key)` is called when a reply was kept."""
 
-    __slots__ = ("_open", "_store", "_waiting", "encoder", "extra_bytes", "features", "flights", "gone", "kept", "key")
+    extra_bytes = 0
+    gone = False
+    kept: Callable[[bytes], None] | None = None
+    _open = True
+    _waiting: list[asyncio.Future[Hit | None]] | None = None
 
     def __init__(self, store: Store, key: bytes, flights: Flights | None = None) -> None:
-        self._store = store
-        self._open = True
-        self._waiting: list[asyncio.Future[Hit | None]] | None = None
-        self.encoder = self.features = None
-        self.extra_bytes = 0
-        self.flights = flights
-        self.kept: Callable[[bytes], None] | None = None
-        self.gone = False
         self.key = key
+        self.flights = flights
+        self._store = store
 
     def keep(self, reply: Reply, target: str) -> None:
         """Keep a reply that ended well, and hand it to those who wait, whatever its end."""

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from junctor.caching.contracts import Owner
-from junctor.types import Constraints, Request
+from junctor.types import NO_CONSTRAINTS, Constraints, Request
 
 NO_MATTER = frozenset(
     (
@@ -29,6 +29,7 @@ NO_MATTER = frozenset(
     )
 )
 WANTED = tuple(name for name in Constraints.__struct_fields__ if name not in ("budget_usd", "deadline_s"))
+NOTHING = [None] * len(WANTED)
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -55,10 +56,13 @@ def digest(*parts: Any) -> bytes | None:
         return None
 
 
-def wanted(request: Request) -> list[float | None]:
-    """What the caller wants of the choice."""
+def wanted(request: Request) -> list[float | None] | None:
+    """What the caller wants of the choice; None for nothing."""
     constraints = request.constraints
-    return [getattr(constraints, name) for name in WANTED]
+    if constraints is NO_CONSTRAINTS:
+        return None
+    found = [getattr(constraints, name) for name in WANTED]
+    return None if found == NOTHING else found
 
 
 def exact_key(request: Request, model: str, owner: Owner) -> bytes | None:
