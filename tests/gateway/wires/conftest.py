@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -40,6 +41,12 @@ def _closed() -> Iterator[None]:
     yield
     while _connections:
         _connections.popitem()[1].close()
+
+
+@pytest.fixture(autouse=True)
+def _collector_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that starts has the collector walk everything, and the clients under test bring much that is walked slowly."""
+    monkeypatch.setattr("junctor.gateway.serving._calm_collector", contextlib.nullcontext)
 
 
 def completion(message: dict[str, Any], finish_reason: str = "stop", usage: dict[str, Any] | None = None) -> dict[str, Any]:
