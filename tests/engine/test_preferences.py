@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
-from tests.engine.choosing_world import PROOF, SUM, ask, engine_of
+from tests.engine.choosing_world import PROOF, SUM, ask, engine_of, fit
 
+from junctor.artefact import load_policy
+from junctor.encoders import load_encoder
+from junctor.engine.aliases import encoded
 from junctor.errors import RequestError
 from junctor.gateway.wishes import wishes_of
 from junctor.journal import DecisionRecord, read
-from junctor.types import NO_CONSTRAINTS, Constraints, Decision
+from junctor.types import NO_CONSTRAINTS, Catalogue, Constraints, Decision, Switch
 
 FIXED = {"first": {"use": "fixed", "settings": {"target": "small"}}}
 
@@ -41,8 +45,6 @@ async def test_a_weight_of_nothing_takes_the_best_and_a_large_one_the_cheapest(t
 
 
 async def test_a_weight_sets_a_configured_floor_aside_and_an_own_floor_goes_before_it(tmp_path: Path) -> None:
-    from tests.engine.choosing_world import fit
-
     fit(tmp_path / "fitted", quality_floor=0.8)
     engine = engine_of(tmp_path, {"policy": "fitted"}, {})
     assert (await decided(engine, SUM, NO_CONSTRAINTS)).target == "small"
@@ -81,3 +83,25 @@ def test_a_weight_that_is_none_is_refused_by_name(value: bytes) -> None:
         wishes_of({}, [(b"x-junctor-weight", value)])
     with pytest.raises(RequestError, match=r"metadata\.junctor_session"):
         wishes_of({"metadata": {"junctor_session": 3}}, [])
+
+
+@pytest.mark.parametrize("name", ["linucb", "thompson", "epsilon-greedy", "exp3"])
+def test_bandits_draw_under_the_weight_and_say_with_which_chance(tmp_path: Path, name: str) -> None:
+    """A large weight moves the draws to the cheap target; the propensity is how often it is really drawn."""
+    fit(tmp_path / "bandit", name, optimism=0.5)
+    policy = load_policy(tmp_path / "bandit").policy
+    encoder, targets = load_encoder("lexical"), Catalogue.of(["small", "large"])
+    request = encoded(encoder, ask(PROOF))
+    cheap: dict[float, float] = {}
+    for weight in (0.0, 50.0):
+        wished = msgspec.structs.replace(request, constraints=wish(cost_weight=weight))
+        rng = np.random.default_rng(0)
+        made = [policy.decide(wished, targets, rng) for _ in range(400)]
+        share = sum(decision.target == "small" for decision in made) / len(made)
+        for decision in made[:20]:
+            chance = share if decision.target == "small" else 1 - share
+            assert decision.propensity == pytest.approx(chance, abs=0.1)
+        cheap[weight] = share
+    assert cheap[50.0] > cheap[0.0] + 0.2
+    leaving = msgspec.structs.replace(request, switch=Switch("large", 1e3), constraints=wish(cost_weight=1.0))
+    assert policy.decide(leaving, targets, np.random.default_rng(0)).target == "large"

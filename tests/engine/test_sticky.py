@@ -206,3 +206,16 @@ async def test_nobody_is_taught_where_nobody_learns(tmp_path: Path) -> None:
     engine = sticky(tmp_path)
     assert engine.ledger._aliases_that_learn == frozenset()
     await engine.aclose()
+
+
+async def test_the_propensity_is_that_of_what_happens(tmp_path: Path) -> None:
+    """Where a session stays whatever is drawn, the target has a chance of 1, also when it was drawn."""
+    from tests.engine.choosing_world import fit
+
+    fit(tmp_path / "fitted", "greenserv", warm=0.0)
+    engine = sticky(tmp_path)
+    first = (await engine.complete(ask(PROOF, session="s"), "auto")).decision
+    for turn in range(10):
+        decision = (await engine.complete(ask(PROOF, "so", f"{SUM} {turn}", session="s"), "auto")).decision
+        assert (decision.target, decision.propensity, decision.propensity_kind) == (first.target, 1.0, "exact")
+    await engine.aclose()

@@ -136,6 +136,13 @@ def test_only_the_last_decisions_count_and_failures_of_the_candidate_are_counted
     assert report.until == 1e3
 
 
+def test_a_line_that_came_before_its_decision_is_not_lost() -> None:
+    records = shadow_log(50, 0.5)
+    for place in range(0, len(records), 4):
+        records[place], records[place + 2] = records[place + 2], records[place]
+    assert only(records).decisions == 50
+
+
 def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
     path = tmp_path / "j"
     with Journal(path) as journal:

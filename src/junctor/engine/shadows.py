@@ -29,6 +29,8 @@ BACKLOG = 256
 TEXT_CHARS = 65_536
 REST = 9.0
 AT_ONCE = 8
+TURN_S = 0.01
+"""The event loop writes down at the end of its turn what the decision was; what a shadow thinks of it comes after that."""
 
 
 class Waiting(Struct, frozen=True):
@@ -86,6 +88,7 @@ class Shadows:
         while not self._closed.is_set():
             self._some.wait()
             self._some.clear()
+            self._closed.wait(TURN_S)
             while self._backlog and not self._closed.is_set():
                 start = time.perf_counter()
                 self.drain(AT_ONCE)

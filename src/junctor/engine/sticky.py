@@ -93,8 +93,11 @@ class Sticky(Wrapped):
     def _held(self, request: Request, targets: Catalogue, rng: np.random.Generator, known: Session) -> Decision:
         """The policy trades nothing: the session stays."""
         decision = self.inner.decide(request, targets, rng)
-        if decision.target == known.target or looks_at_answers(decision.plan):
+        if looks_at_answers(decision.plan):
             return decision
+        if decision.target == known.target:
+            # Whatever was drawn, it would have stayed: the draw's own propensity is not that of the outcome.
+            return decision if decision.propensity == 1.0 else msgspec.structs.replace(decision, propensity=1.0)
         why = f"stays with {known.target}, which has served this session so far and has its prompt in its cache"
         return self._kept(request, targets, rng, known, decision, why)
 
@@ -112,6 +115,7 @@ class Sticky(Wrapped):
             alone,
             plan=Fallback((Call(known.target), *map(Call, others))) if others else Call(known.target),
             ranked=(*alone.ranked[:1], *rows),
+            propensity_kind="exact" if first.propensity == 1.0 or "switch" not in self.inner.honours else "estimated",
             reasons=(why, *alone.reasons[:1]),
         )
 

@@ -34,6 +34,8 @@ NO_SUPPORT = 0.1
 NAN = float("nan")
 Array = NDArray[np.float64]
 Measure = Literal["quality", "cost_usd"]
+_Later = OutcomeRecord | FeedbackRecord | ShadowRecord
+EARLY = 1024
 
 
 class Estimated(Struct, frozen=True, kw_only=True):
@@ -125,13 +127,22 @@ def trial_reports(journal: Path | str | Iterable[Record], *, most: int = MOST) -
 
 def _joined(records: Iterable[Record], most: int) -> list[_Row]:
     rows: OrderedDict[str, _Row] = OrderedDict()
+    early: OrderedDict[str, list[_Later]] = OrderedDict()  # of several threads and workers one may be quicker with its line
     for record in records:
         if isinstance(record, DecisionRecord):
-            rows[record.decision.id] = _row(record)
+            row = rows[record.decision.id] = _row(record)
+            for later in early.pop(record.decision.id, ()):
+                _take(row, later)
             if len(rows) > most:
                 rows.popitem(last=False)
-        elif isinstance(record, OutcomeRecord | FeedbackRecord | ShadowRecord) and (row := rows.get(record.id)) is not None:
-            _take(row, record)
+        elif isinstance(record, OutcomeRecord | FeedbackRecord | ShadowRecord):
+            found = rows.get(record.id)
+            if found is not None:
+                _take(found, record)
+            else:
+                early.setdefault(record.id, []).append(record)
+                if len(early) > EARLY:
+                    early.popitem(last=False)
     return list(rows.values())
 
 
@@ -150,7 +161,7 @@ def _row(record: DecisionRecord) -> _Row:
     )
 
 
-def _take(row: _Row, record: OutcomeRecord | FeedbackRecord | ShadowRecord) -> None:
+def _take(row: _Row, record: _Later) -> None:
     if isinstance(record, ShadowRecord):
         row.shadows.append(record)
         return

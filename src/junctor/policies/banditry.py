@@ -35,6 +35,7 @@ from junctor.policy import Array, Learner, PolicyConfig, State, Sweep
 from junctor.types import Catalogue, Decision, Outcome, Ranked, Request
 
 NAN = float("nan")
+HONOURED = frozenset({"cost_weight", "switch"})
 
 
 class Seen:
@@ -115,6 +116,11 @@ class Bandit(Learner):
         """What the context reads."""
         return self.context.needs
 
+    @property
+    def honours(self) -> frozenset[str]:
+        """A weight and the cost of a switch, where it trades quality for cost; the draw and its propensity are under them."""
+        return HONOURED if isinstance(self.config, PricedBanditConfig) else frozenset()
+
     def worth_usd(self, targets: Catalogue) -> float:
         """The weight of a bill per dollar, against that of quality."""
         view = self._views.get(targets) or self._view(targets)
@@ -140,6 +146,8 @@ class Bandit(Learner):
         view = self._views.get(targets) or self._view(targets)
         x = self.context.matrix(Features.of(request))
         look = self._look(x, view)
+        if request.constraints.cost_weight is not None or request.switch is not None:
+            look = self._wished(request, look, view)
         open_ = self._affordable(request, look, view)
         if open_ is not None:
             look = look.only(open_)
@@ -253,6 +261,18 @@ class Bandit(Learner):
         of_quality, of_bill = self.config.trade
         worth: Array = of_quality * quality - of_bill * bill * view.factor
         return worth if self.exploring else np.where(self._tried(view), worth, -np.inf)
+
+    def _wished(self, request: Request, look: Look, view: ArmView) -> Look:
+        """The same under what one request wishes for: another weight, or a switch that costs."""
+        if not self.honours:
+            return look
+        weight = self.config.trade[1] if request.constraints.cost_weight is None else request.constraints.cost_weight
+        cost = look.bill * view.factor
+        if request.switch is not None:
+            stay, extra = request.switch.target, request.switch.cost_usd
+            cost = cost + np.array([0.0 if id_ == stay else extra for id_ in view.ids]) * view.factor / view.unit
+        value = np.where(np.isneginf(look.value), look.value, self.config.trade[0] * look.quality - weight * cost)
+        return Look(look.quality, look.bill, look.spread, value)
 
     def _choose(self, look: Look, rng: np.random.Generator) -> tuple[Choices, Array, Array]:
         if self.exploring:
