@@ -240,3 +240,17 @@ def test_settings_are_checked(name, value):
 
 async def _made(section):
     return world(Place(), hedge=section)
+
+
+def test_a_second_stream_that_began_as_well_is_cut_off_and_says_so():
+    """Both have their first event in the same turn of the loop: the one that nobody reads is closed, and said to be off."""
+
+    async def main():
+        first, second = Place(2.0), Place(1.0)
+        answer = await world(first, second, hedge=ALWAYS).stream(ASK, "auto")
+        await drain(answer)
+        assert len(answer.attempts) == 2
+        lost = [a for a in answer.attempts if a.target != answer.target.id]
+        assert [(a.error, a.detail) for a in lost] == [("cancelled", LOST)]
+
+    virtually(main)

@@ -220,10 +220,13 @@ class Run:
         return DeadlineExceeded(f"no answer within {self.deadline_s:g} s", fix="allow more time, or a faster target")
 
     async def unused(self, reply: Any, site: Site, started: float, role: str) -> None:
-        """Record an answer that nobody reads: it is paid for all the same."""
-        if isinstance(reply, StreamReply):
-            await reply.aclose()
-        self._answered(site, started, outcome_of(reply, site.target, self.elapsed_s() - started), role=role)
+        """Record an answer that nobody reads: it is paid for all the same. A stream is cut off at its first event."""
+        outcome = outcome_of(reply, site.target, self.elapsed_s() - started)
+        if not isinstance(reply, StreamReply):
+            self._answered(site, started, outcome, role=role)
+            return
+        await reply.aclose()
+        self._failed(site, started, asyncio.CancelledError(), outcome=outcome, role=role, detail=LOST)
 
     async def call(self, ask: Ask[T], site: Site, last: bool, role: str = "", race: Race[T] | None = None) -> Won[T]:
         """One attempt; its failure is recorded, its success is for the caller to record. Raises UpstreamError."""
