@@ -12,6 +12,8 @@ from junctor.providers.base import Reply, StreamReply
 from junctor.types import Request
 
 EVENTS_AT_ONCE = 64
+REASONING = ("reasoning_content", "reasoning", "thinking_blocks")
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -44,7 +46,7 @@ def text_of(body: bytes) -> str:
 
 
 class Buffered(StreamReply):
-    """A whole answer as a stream: one role chunk per choice, its text word by word, everything else of its message at once."""
+    """A whole answer as a stream: one role chunk per choice, its reasoning, its text word by word, then all else at once."""
 
     def __init__(self, request: Request, reply: Reply) -> None:
         self.usage = reply.usage
@@ -102,6 +104,9 @@ def _deltas(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if isinstance(rest.get("tool_calls"), list):
         rest["tool_calls"] = [{"index": i, **call} for i, call in enumerate(rest["tool_calls"]) if isinstance(call, dict)]
     yield {"role": message.get("role", "assistant"), "content": "" if isinstance(content, str) else content}
+    thought = {key: rest.pop(key) for key in REASONING if key in rest}
+    if thought:
+        yield thought  # before the words: other APIs' clients take the order of a stream for that of the answer
     if isinstance(content, str):
         yield from ({"content": piece} for piece in answers.words(content))
     if rest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from itertools import pairwise
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from junctor.engine.buffered import Buffered
 from junctor.gateway.wires.messages import MessagesWire
 from junctor.gateway.wires.messages_stream import MessagesWriter
 from junctor.gateway.wires.reading import StreamReader
@@ -17,8 +19,9 @@ from junctor.gateway.wires.responses import ResponsesWire
 from junctor.gateway.wires.responses_call import input_turns
 from junctor.providers.anthropic_answers import MessageStream, read_message
 from junctor.providers.anthropic_wire import Style, message_body
+from junctor.providers.base import Reply
 from junctor.tenancy.contracts import ANYONE
-from junctor.types import Target
+from junctor.types import Request, Target
 
 from .conftest import chunks, completion, pieces
 
@@ -319,3 +322,16 @@ def test_tool_calls_whose_pieces_are_mixed_come_out_one_after_the_other(argument
         else:
             made[current] += step.text
     assert {name: json.loads(text) for name, text in made.items()} == {f"call_{i}": a for i, a in enumerate(arguments)}
+
+
+@FEW
+@given(completions())
+def test_a_kept_answer_as_a_stream_makes_the_whole(body) -> None:
+    """What a cache or a cascade gives as a stream: the order of the blocks is the answer's."""
+
+    async def run() -> bytes:
+        writer = MessagesWriter("msg_1", "auto", [], lambda error: {})
+        asked = Request(params={"stream_options": {"include_usage": True}})
+        return b"".join([writer.push(event) async for event in Buffered(asked, Reply(body=raw(body)))])
+
+    assert messages_of(asyncio.run(run())) == json.loads(MessagesWire().whole(asked_for(), raw(body)))
