@@ -91,13 +91,13 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(VALUES)
 def test_sound_json_is_read_as_it_is(value: object) -> None:
     assert mend(json.dumps(value)) == (value, [])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=3), VALUES, min_size=1, max_size=3), st.data())
 def test_a_cut_end_leaves_what_was_whole_and_never_invents(value: dict[str, object], data: st.DataObject) -> None:
     text = json.dumps(value)
@@ -121,7 +121,7 @@ def part_of(found: object, whole: object) -> bool:
     return found == whole
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text("{}[]\"',:\\ \n#/*truefalsn01.eE-`“”u", max_size=40))
 def test_any_text_is_mended_or_refused_and_nothing_else(text: str) -> None:
     with contextlib.suppress(Unmendable):

@@ -143,7 +143,7 @@ SAID = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(SAID, SAID, st.data())
 def test_a_stream_cut_anywhere_says_what_the_whole_reply_says(
     text: list[str], arguments: list[str], data: st.DataObject

@@ -83,7 +83,7 @@ def test_of_spans_that_overlap_the_surer_then_the_longer_stays() -> None:
     assert settled(spans) == [Span(3, 9, "card", 0.9), Span(9, 14, "url", 0.2)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=120))
 def test_any_text_gives_spans_in_order_within_it(text: str) -> None:
     spans = pii.find(text)
@@ -116,13 +116,13 @@ HARD = [
 def test_time_grows_with_length_and_no_faster(piece: str) -> None:
     def seconds(size: int) -> float:
         text = piece * (size // len(piece))
-        return min(_timed(text) for _ in range(3))
+        return min(_timed(text) for _ in range(2))
 
-    small, large = seconds(5_000), seconds(40_000)
-    assert large < 40 * max(small, 1e-4)
+    small, large = seconds(2_000), seconds(32_000)
+    assert large < 100 * max(small, 1e-4)  # 16 times the text; a square would be 256 times
 
 
 def _timed(text: str) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     pii.find(text)
-    return time.perf_counter() - began
+    return time.process_time() - began
