@@ -238,6 +238,8 @@ async def test_a_request_shows_everywhere_with_the_right_figures(seen, upstream)
     assert {row["tenant"]: row["decisions"] for row in spend["tables"]["tenant"]} == {"acme": 3, "": 1}
     (saved,) = spend["savings"]
     assert (saved["best_single"], saved["basis"]) == ("small", "list price")
+    assert saved["cpu_usd"] == pytest.approx(3 * spend["cpu_s_per_request"] / 3600 * 0.05)
+    assert spend["cpu_s_per_request"] > 0, "the gateway's own time is never free"
     health = await served.admin("/admin/health")
     assert {row["id"]: row["answered"] for row in health["targets"]} == {"small": 3, "large": 1}
     frontier = await served.admin("/admin/frontier?alias=auto")

@@ -35,7 +35,7 @@ from junctor.providers.tracing import CURRENT
 from junctor.service import Service
 from junctor.telemetry.live import Live, recent_trials
 from junctor.telemetry.metrics import CALL_WIDTH, LATENCY_S, STATES, History, Metrics, Snapshot, quantile
-from junctor.telemetry.spend import AXES, Books, Day, by_team, calibration, day_start, today
+from junctor.telemetry.spend import AXES, CPU_S_PER_REQUEST, Books, Day, by_team, calibration, day_start, today
 from junctor.tenancy.contracts import Principal
 from junctor.tenancy.gate import KeyedTenancy
 from junctor.types import Constraints, Message, Request
@@ -43,6 +43,7 @@ from junctor.types import Constraints, Message, Request
 MOST_ROWS = 200
 TEXT_CHARS = 100_000
 MINUTE_S = 60.0
+ENOUGH_CALLS = 100
 FRESH_S = 0.5
 PATIENCE_S = 2.0
 TRIALS_EVERY_S = 20.0
@@ -292,9 +293,9 @@ def _since(query: Query) -> float:
 
 
 def cpu_per_request(shot: Snapshot) -> float:
-    """Processor seconds of a request, everything included, as this gateway measured them; 0 before the first."""
+    """Processor seconds of a request, everything included, as this gateway measured them; at first what is usual."""
     calls = shot.add_up("calls", CALL_WIDTH)[0]
-    return shot.add_up("cpu", 1)[0] / calls if calls else 0.0
+    return shot.add_up("cpu", 1)[0] / calls if calls >= ENOUGH_CALLS else CPU_S_PER_REQUEST
 
 
 def _recent(history: History, seconds: float) -> dict[str, Any]:
