@@ -169,8 +169,9 @@ class Gateway:
         return known
 
     async def _list_models(self, exchange: Exchange, principal: Principal) -> None:
-        del principal
-        exchange.reply(200, JSON, self._models)
+        scope = principal.models
+        body = self._models if scope is None else replies.models_body(self.service.engine, scope)
+        exchange.reply(200, JSON, body)
 
     async def _describe(self, exchange: Exchange, principal: Principal) -> None:
         del principal

@@ -118,8 +118,8 @@ def stream_head(answer: StreamAnswer) -> bytes:
     return answer_head(answer, answer.billed_usd) + STREAM_LINES
 
 
-def models_body(engine: Engine) -> bytes:
-    """`GET /v1/models`: the aliases, then the targets."""
+def models_body(engine: Engine, scope: frozenset[str] | None = None) -> bytes:
+    """`GET /v1/models`: the aliases, then the targets; of these what is in the scope of a key."""
     entries: list[dict[str, Any]] = [
         {"id": name, "object": "model", "created": 0, "owned_by": "junctor", "targets": list(alias.targets.ids)}
         for name, alias in engine.aliases.items()
@@ -128,4 +128,5 @@ def models_body(engine: Engine) -> bytes:
         {"id": target.id, "object": "model", "created": 0, "owned_by": target.provider, "description": target.description}
         for target in engine.catalogue
     ]
-    return json.dumps({"object": "list", "data": entries}).encode()
+    shown = [entry for entry in entries if scope is None or entry["id"] in scope]
+    return json.dumps({"object": "list", "data": shown}).encode()
