@@ -14,7 +14,7 @@ async def get(served, path, key):
 
 async def test_a_decision_is_shown_to_whose_it_is(keyed, upstream):
     served, keeper = await keyed(await upstream())
-    keys = [(await keeper.create({"name": name, "tenant": tenant}))[1] for name, tenant in (("a", "blue"), ("b", "blue"), ("c", ""))]
+    keys = [(await keeper.create({"name": "one", "tenant": tenant}))[1] for tenant in ("blue", "blue", "")]
     reply = await served.chat(headers=bearer(keys[0]))
     assert reply.status == 200
     path = f"/v1/decisions/{reply.headers['x-junctor-decision']}"
