@@ -71,8 +71,8 @@ class Streaming(StreamReply):
 class World:
     """A service with a cache on `auto` and its provider."""
 
-    def __init__(self, cache: Any = None, **more: Any) -> None:
-        self.provider = Counting()
+    def __init__(self, cache: Any = None, provider: Provider | None = None, **more: Any) -> None:
+        self.provider: Any = provider or Counting()
         price = Price(input_usd_per_mtok=1.0, output_usd_per_mtok=2.0)
         targets = Catalogue([Target(id="t0", provider="p", model="up", price=price)])
         policy = Fixed(["t0"], {}, 0)

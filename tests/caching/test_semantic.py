@@ -173,6 +173,7 @@ def test_the_bound_of_signs_grows_with_the_angle() -> None:
     assert most_different(1.0, 256) < most_different(0.95, 256) < most_different(0.8, 256) < 128
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_thresholds_hold_their_bound_on_held_out_data(data: Path) -> None:
     spec = importlib.util.spec_from_file_location("semantic_cache", ROOT / "benchmarks" / "semantic_cache.py")
