@@ -63,6 +63,7 @@ SURFACE = {
     "policies": "board family json kind",
     "route": "budget-usd config json label model quality-floor",
     "serve": "config host port",
+    "trials": "config journal json last",
 }
 
 

@@ -67,6 +67,8 @@ def _print_decision_record(out: Console, record: DecisionRecord) -> None:
     out.print(f"decision [bold]{record.decision.id}[/bold]  {at}  asked for {record.alias or record.decision.target!r}")
     if record.text:
         out.print(f"[dim]{record.text[:200]!r}[/dim]")
+    if record.side:
+        out.print(f"   · trial {record.trial}: the {record.side} policy decided", markup=False)
     print_decision(out, record.decision, dict(record.refusals))
 
 
