@@ -107,6 +107,7 @@ def _on_this_machine(host: str) -> bool:
 
 def _policies(config: Config) -> Iterator[Finding]:
     from junctor.engine.choosers import build_aliases
+    from junctor.guards.detecting import DETECTORS
 
     catalogue = Catalogue(list(config.targets.values()))
     for name, alias in config.aliases.items():
@@ -114,7 +115,7 @@ def _policies(config: Config) -> Iterator[Finding]:
         policies = {policy: config.policies[policy] for policy in used}
         alone = msgspec.structs.replace(config, aliases={name: alias}, policies=policies)
         try:
-            made = build_aliases(alone, catalogue)[name]
+            made = build_aliases(alone, catalogue, DETECTORS)[name]
         except JunctorError as error:
             yield failed(f"alias {name}", error)
             continue
