@@ -7,7 +7,14 @@ import pytest
 from junctor.errors import ConfigError, UpstreamStatus
 from junctor.providers.azure import AzureProvider
 from junctor.registry import load
-from junctor.testing.providers import check_close, check_completion, check_early_close, check_timeout
+from junctor.testing.providers import (
+    check_close,
+    check_completion,
+    check_early_close,
+    check_stream,
+    check_timeout,
+    check_usage_chunk,
+)
 from junctor.types import Request, Target
 
 from .fakes.azure import KEY, FakeAzure
@@ -30,8 +37,10 @@ async def provider(fake, request):
 
 
 async def test_it_keeps_the_contract_of_a_provider(provider):
-    """Streams begin with an event that has no choices, so the check of a whole stream is told below."""
+    """All but odd requests: what has no bytes in UTF-8 is the caller's own mistake where bodies are passed on as they are."""
     await check_completion(provider, TARGET, ask())
+    await check_stream(provider, TARGET, ask())
+    await check_usage_chunk(provider, TARGET, ask())
     await check_early_close(provider, TARGET, ask())
     await check_timeout(provider, TARGET, ask())
     await check_close(provider)
