@@ -29,7 +29,7 @@ HELD = 8
 RING = 64
 REQUEST_RING = HELD + WORKERS
 TOKEN_RING = REQUEST_RING + RING
-SPIN = 40
+SPIN = 3
 EXCLUSIVE, AT_ONCE, UNLOCK = 2, 6, 8
 """Of flock(2): wait for the lock, take it now or fail, give it back."""
 
