@@ -119,7 +119,7 @@ async def test_two_hundred_at_a_black_hole(upstream, gateway, tmp_path):
     async def client(count):
         nonlocal waited
         for i in range(count):
-            reply = await served.chat(headers={"x-junctor-deadline-s": "2"}, stream=bool(i % 2))
+            reply = await served.chat(headers={"x-junctor-deadline-s": "1"}, stream=bool(i % 2))
             assert reply.status == 200
             assert "ng" in await reply.text()
             waited += int(reply.headers["x-junctor-attempts"]) > 1
@@ -171,7 +171,7 @@ async def test_a_deadline_that_passes_in_line_is_a_504(upstream, gateway, tmp_pa
     up = await upstream(stall)
     service = Service(engine_over([up], tmp_path), queue=Queue(1, 5))
     served = await gateway(engine=service)
-    first = asyncio.create_task(served.chat(headers={"x-junctor-deadline-s": "1"}))
+    first = asyncio.create_task(served.chat(headers={"x-junctor-deadline-s": "0.5"}))
     await up.asked.wait()
     reply = await served.chat(headers={"x-junctor-deadline-s": "0.1"})
     assert (reply.status, (await reply.json())["error"]["code"]) == (504, "deadline_exceeded")
@@ -212,7 +212,7 @@ async def test_a_stop_that_takes_too_long_tells_the_line(upstream, gateway, tmp_
     """The one that runs never ends: those in line are refused with Overloaded, not cut off."""
     up = await upstream(stall)
     service = Service(engine_over([up], tmp_path), queue=Queue(1, 5))
-    served = await gateway(engine=service, shutdown_s=0.5)
+    served = await gateway(engine=service, shutdown_s=0.2)
     first = asyncio.create_task(served.chat())
     await up.asked.wait()
     line = [asyncio.create_task(served.chat()) for _ in range(2)]

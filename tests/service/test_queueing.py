@@ -197,11 +197,11 @@ async def test_the_refused_are_told_when_there_may_be_room():
 
 
 async def test_the_dead_are_swept_out():
-    """Sixteen thousand that were shed or cancelled behind one that never comes up do not pile up in memory."""
+    """Four thousand that were shed or cancelled behind one that never comes up do not pile up in memory."""
     queue = Queue(1, 50)
     enter(queue)
     keep = [enter(queue, 9) for _ in range(10)]
-    for _ in range(400):
+    for _ in range(100):
         turns = [enter(queue, 5)[1] for _ in range(40)]
         await asyncio.sleep(0)
         for turn in turns:
@@ -233,7 +233,7 @@ async def test_shedding_does_not_scan_the_line():
         await asyncio.gather(*turns, return_exceptions=True)
         return best
 
-    assert await seconds(10_000) < 5 * await seconds(1_000)
+    assert await seconds(6_000) < 5 * await seconds(600)
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -351,6 +351,6 @@ class Interleavings(RuleBasedStateMachine):
 
 
 Interleavings.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestInterleavings = Interleavings.TestCase
