@@ -22,6 +22,7 @@ from junctor.tenancy.stores import Entry, Ticket
 
 VERSION = 1
 CONNECTIONS = 16
+KEPT_S = 86_400.0
 LOCK = 0x6A756E63
 KINDS = ("", "requests", "tokens")
 _encode = msgspec.json.Encoder().encode
@@ -59,7 +60,7 @@ class PostgresStore(RemoteStore):
                         self._url, min_size=1, max_size=CONNECTIONS, timeout=ANSWER_S, command_timeout=ANSWER_S
                     )
                     try:
-                        await _make_tables(pool)
+                        await _make_tables(pool, self._wall())
                     except BaseException:
                         pool.terminate()
                         raise
@@ -201,11 +202,13 @@ class PostgresStore(RemoteStore):
             self._pool = None
 
 
-async def _make_tables(pool: Any) -> None:
+async def _make_tables(pool: Any, now: float) -> None:
     text = resources.files("junctor.tenancy").joinpath("postgres.sql").read_text("utf-8")
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
         there = await connection.fetchval("SELECT to_regclass('junctor.version') IS NOT NULL")
-        if there and await connection.fetchval("SELECT max(number) FROM junctor.version") == VERSION:
-            return
-        await connection.execute(text.replace("{version}", str(VERSION)))
+        if not there or await connection.fetchval("SELECT max(number) FROM junctor.version") != VERSION:
+            await connection.execute(text.replace("{version}", str(VERSION)))
+        # What workers that are long gone have left behind.
+        await connection.execute("DELETE FROM junctor.hold WHERE expires < $1", now - KEPT_S)
+        await connection.execute("DELETE FROM junctor.worker WHERE seen < $1", now - 7 * KEPT_S)
