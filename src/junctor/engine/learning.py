@@ -25,7 +25,7 @@ import numpy as np
 from msgspec import Struct
 
 from junctor.artefact import Provenance, load_policy, save_policy
-from junctor.engine.proving import Mean, Tried, Verdict, copy_of, fallen, judged
+from junctor.engine.proving import AT_ONCE, Mean, Tried, Verdict, copy_of, fallen, judged, without_rest
 from junctor.engine.wrapped import Wrapped
 from junctor.errors import ArtefactError, ConfigError, JournalError
 from junctor.journal import Journal, NoteRecord
@@ -38,6 +38,7 @@ ASKED = 4096
 QUEUE = 8192
 HELD = 2000
 LEAST_HELD = 10
+REST_S = 0.002
 TEXT_CHARS = 4096
 """So much of a prompt is kept until its outcome is known; an embedding is of all of it."""
 SERVING = "serving.json"
@@ -177,13 +178,20 @@ class Learning(Wrapped):
     def _work(self) -> None:
         while not self._closed.wait(self.section.every_s):
             try:
-                self.update()
+                self.update(self._rest)
             except Exception as error:  # noqa: BLE001 - the version that serves goes on serving
                 log.error("%s: an update failed with %s", self._path, type(error).__name__)
                 self._note("failed", f"an update failed with {type(error).__name__}")
 
-    def update(self) -> None:
-        """Take in what is queued; take a version back, or make the next one, where there is reason to."""
+    def _rest(self) -> None:
+        """Let the event loop go on: it and this thread share one interpreter."""
+        self._closed.wait(REST_S)
+
+    def update(self, rest: Callable[[], object] = without_rest) -> None:
+        """Take in what is queued; take a version back, or make the next one, where there is reason to.
+
+        `rest` is called now and then, so that the work does not come in one piece.
+        """
         self._sort()
         if self._on_probation() or self._fresh < self.section.at_least:
             return
@@ -192,10 +200,12 @@ class Learning(Wrapped):
         candidate = copy_of(self.serving.policy)
         assert isinstance(candidate, Learner)
         learned = len(self._ready)
-        for decision, outcome in list(self._ready):
+        for place, (decision, outcome) in enumerate(list(self._ready)):
+            if place % AT_ONCE == 0:
+                rest()
             candidate.learn(decision, outcome)
         self._fresh = 0
-        verdict = self.verdict = judged(candidate, copy_of(self.serving.policy), list(self._held))
+        verdict = self.verdict = judged(candidate, copy_of(self.serving.policy), list(self._held), rest=rest)
         number = self.store.take_number()
         candidate.version = f"{self._base}+{number}"
         self.store.save(candidate, number, learned)

@@ -12,7 +12,7 @@ of the policy itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import sqrt
 
 import numpy as np
@@ -24,6 +24,11 @@ from junctor.types import Catalogue, Decision, Outcome, Request
 
 ONE_SIDED = 1.645
 TWO_SIDED = 1.96
+AT_ONCE = 8
+
+
+def without_rest() -> None:
+    """For work that may come in one piece."""
 
 
 class Tried(Struct, frozen=True):
@@ -61,13 +66,20 @@ class Verdict(Struct, frozen=True, kw_only=True):
     agreement: float
 
 
-def judged(new: Policy, old: Policy, tried: Sequence[Tried], seed: int = 0) -> Verdict:
-    """Compare two versions on outcomes that neither changes by being asked. Needs at least two."""
+def judged(
+    new: Policy, old: Policy, tried: Sequence[Tried], seed: int = 0, rest: Callable[[], object] = without_rest
+) -> Verdict:
+    """Compare two versions on outcomes that neither changes by being asked. Needs at least two.
+
+    `rest` is called now and then: in a thread beside an event loop it lets the loop go on.
+    """
     new, old = greedy(new), greedy(old)
     otherwise = float(np.mean([one.reward for one in tried]))
     gains = np.zeros(len(tried))
     alike = 0
     for place, one in enumerate(tried):
+        if place % AT_ONCE == 0:
+            rest()
         mine, theirs = _choice(new, one, [seed, place]), _choice(old, one, [seed, place])
         alike += mine == theirs
         if mine != theirs:
