@@ -104,6 +104,14 @@ async def test_waiting_counts_against_the_deadline_of_the_call_that_follows(worl
     assert 4.0 < answer.run.deadline_s <= 4.96
 
 
+async def test_the_important_do_not_wait_for_the_unimportant(world: World) -> None:
+    world.provider.gate.clear()
+    late, usual, first = (Principal(key=f"k{p}", tenant="acme", priority=p) for p in (5, 1, 0))
+    tasks = await started(world.ask(who=usual), world.ask(who=first), world.ask(who=late), world.ask(who=usual))
+    world.provider.gate.set()
+    assert await asyncio.gather(*tasks) == ["answer 1", "answer 2", "answer 1", "answer 1"]
+
+
 async def test_streams_ask_for_themselves(world: World) -> None:
     world.provider.gate.clear()
     tasks = await started(world.ask(), world.stream(), world.stream())

@@ -55,8 +55,11 @@ class ReplyCache(ABC):
     """One cache of one alias."""
 
     @abstractmethod
-    def find(self, request: Request, model: str, owner: Owner, *, stream: bool) -> Hit | Slot | Awaitable[Hit | Slot] | None:
+    def find(
+        self, request: Request, model: str, owner: Owner, *, stream: bool, priority: int = 1
+    ) -> Hit | Slot | Awaitable[Hit | Slot] | None:
         """A reply, or the place to keep one; None when this request is not to be cached. `owner` isolates.
 
-        An awaitable where another call for the same is under way; it may be cancelled at any time.
+        An awaitable where another call for the same is under way, of the same priority or a more important one (0 is the most
+        important); it may be cancelled at any time.
         """

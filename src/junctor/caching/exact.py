@@ -26,31 +26,36 @@ class ExactCache(ReplyCache):
         self.most_temperature = most_temperature
         self.flights = Flights() if coalesce else None
 
-    def find(self, request: Request, model: str, owner: Owner, *, stream: bool) -> Hit | Slot | Awaitable[Hit | Slot] | None:
+    def find(
+        self, request: Request, model: str, owner: Owner, *, stream: bool, priority: int = 1
+    ) -> Hit | Slot | Awaitable[Hit | Slot] | None:
         """A hit, the wait for the call that will be one, or a place."""
         if not cacheable(request, self.most_temperature):
             return None
         key = exact_key(request, model, owner)
         if key is None:
             return None
-        return self.store.get(key, EXACT) or self.place(key, stream)
+        return self.store.get(key, EXACT) or self.place(key, stream, priority)
 
-    def place(self, key: bytes, stream: bool) -> Slot | Awaitable[Hit | Slot]:
+    def place(self, key: bytes, stream: bool, priority: int) -> Slot | Awaitable[Hit | Slot]:
         """Where the reply will be kept, or the wait for the call that will have it."""
         flights = self.flights
         if flights is None or stream:
             return KeptSlot(self.store, key)
         first = flights.first(key)
-        if first is not None:
-            return self._follow(first, key)
-        return self._lead(key, flights)
+        if first is None:
+            return self._lead(key, flights, priority)
+        if first.priority > priority:
+            return KeptSlot(self.store, key)  # the important do not wait in the queue of the unimportant
+        return self._follow(first, key, priority)
 
-    def _lead(self, key: bytes, flights: Flights) -> KeptSlot:
+    def _lead(self, key: bytes, flights: Flights, priority: int) -> KeptSlot:
         slot = KeptSlot(self.store, key, flights)
+        slot.priority = priority
         flights.take_off(slot)
         return slot
 
-    async def _follow(self, first: KeptSlot, key: bytes) -> Hit | Slot:
+    async def _follow(self, first: KeptSlot, key: bytes, priority: int) -> Hit | Slot:
         """What the first gets. When its caller went away, the next takes its place; when it failed, each asks for itself."""
         flights = self.flights
         assert flights is not None
@@ -62,4 +67,4 @@ class ExactCache(ReplyCache):
             if not following.gone:
                 return KeptSlot(self.store, key)
             following = flights.first(key)
-        return self.store.get(key, EXACT) or self._lead(key, flights)
+        return self.store.get(key, EXACT) or self._lead(key, flights, priority)

@@ -19,6 +19,7 @@ class KeptSlot(Slot):
 
     extra_bytes = 0
     gone = False
+    priority = 1
     kept: Callable[[bytes], None] | None = None
     _open = True
     _waiting: list[asyncio.Future[Hit | None]] | None = None

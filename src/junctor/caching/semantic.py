@@ -58,7 +58,9 @@ class SemanticCache(ReplyCache):
         self._groups: dict[bytes, Vectors] = {}
         self._group_of: dict[bytes, bytes] = {}
 
-    def find(self, request: Request, model: str, owner: Owner, *, stream: bool) -> Hit | Slot | Awaitable[Hit | Slot] | None:
+    def find(
+        self, request: Request, model: str, owner: Owner, *, stream: bool, priority: int = 1
+    ) -> Hit | Slot | Awaitable[Hit | Slot] | None:
         """The same question, one that means the same, the wait for the same, or a place."""
         if not cacheable(request, self.exact.most_temperature):
             return None
@@ -72,7 +74,7 @@ class SemanticCache(ReplyCache):
             return found
         text = last_turn(fields)
         if text is None:
-            return self.exact.place(key, stream)
+            return self.exact.place(key, stream, priority)
         fields["messages"] = fields["messages"][:-1]
         group = digest(owner, model, *preferences, fields, SIGNATURES[self.agreement](text))
         assert group is not None  # its parts had a digest before
@@ -82,7 +84,7 @@ class SemanticCache(ReplyCache):
             found = self.store.get(near[0], SEMANTIC, near[1])
             if found is not None:
                 return found
-        return self._indexed(self.exact.place(key, stream), request, text, group, vector)
+        return self._indexed(self.exact.place(key, stream, priority), request, text, group, vector)
 
     def _indexed(
         self, place: Slot | Awaitable[Hit | Slot], request: Request, text: str, group: bytes, vector: Vector

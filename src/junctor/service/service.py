@@ -197,7 +197,8 @@ class Service:
 
     async def _cached(self, passage: Passage, model: str, cache: ReplyCache, principal: Principal) -> Hit | None:
         request = passage.request
-        found = cache.find(request, model, owner_of(principal, request), stream=passage.stream)
+        owner = owner_of(principal, request)
+        found = cache.find(request, model, owner, stream=passage.stream, priority=principal.priority)
         if found is None:
             return None
         if isinstance(found, Awaitable):
