@@ -63,6 +63,7 @@ SURFACE = {
     "policies": "board family json kind",
     "route": "budget-usd config json label model quality-floor",
     "serve": "config host port",
+    "spend": "by config cpu-us journal json since",
     "trials": "config journal json last",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from junctor.journal import DecisionRecord, FeedbackRecord, Journal, OutcomeRecord, ShadowRecord
+from junctor.journal import DecisionRecord, FeedbackRecord, Journal, NoteRecord, OutcomeRecord, ShadowRecord
 from junctor.telemetry.live import LOOK_BACK_BYTES, SHOWN, Live
 from junctor.types import Call, Decision, Message, Outcome, Request
 
@@ -23,10 +23,12 @@ def test_rows_change_and_are_told_again(tmp_path) -> None:
     journal.append(FeedbackRecord(at=3.0, id="one", outcome=Outcome(quality=1.0)))
     journal.append(ShadowRecord(at=3.0, id="one", trial="t", target="b"))
     journal.append(FeedbackRecord(at=3.0, id="unknown"))
+    journal.append(NoteRecord(at=3.0, about="aliases.auto", event="taken back"))
     live.catch_up()
     (row,) = live.after(first["last"], 10)["decisions"]
     assert row["outcome"].outcome.cost_usd == 1.0
     assert (len(row["feedback"]), row["shadows"][0].target) == (1, "b")
+    assert [note.event for note in live.notes] == ["taken back"]
     journal.close()
 
 

@@ -6,10 +6,11 @@ import re
 
 import pytest
 
+from junctor.engine.hedging import HEDGE, LOST
 from junctor.errors import UpstreamError
 from junctor.telemetry.exposition import exposition
 from junctor.telemetry.metrics import LATENCY_S, MOST_TENANTS, OTHER, Metrics, quantile
-from junctor.types import Message, Request
+from junctor.types import Attempt, Message, Request
 
 LINE = re.compile(r'^([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\\n]|\\["\\n])*",?)*)\})? (-?[0-9.e+-]+|\+Inf)$')
 
@@ -68,6 +69,25 @@ async def test_failures_fallbacks_and_errors_are_told_apart(engine) -> None:
     assert found['junctor_errors_total{alias="auto",code="upstream_refused"}'] == 1
     assert found['junctor_requests_total{alias="auto",target="good",tenant="",code=""}'] == 1
     await made.aclose()
+
+
+def test_why_there_was_another_call() -> None:
+    """Who lost a race did not fail; a hedge is no retry; what a plan wants is none either."""
+    metrics = Metrics()
+
+    def called(target, **more):
+        return Attempt(target=target, started_s=0.0, ended_s=0.1, **more)
+
+    metrics._several([called("a", error="cancelled", detail=LOST), called("b", role=HEDGE)])
+    metrics._several([called("a", error="upstream_timeout"), called("a")])
+    metrics._several([called("a", role="stage 1"), called("b", role="stage 2")])
+    found = {name: value for name, value in samples(metrics).items() if name.startswith("junctor_attempts")}
+    assert found == {
+        'junctor_attempts_again_total{why="hedge"}': 1,
+        'junctor_attempts_again_total{why="retry"}': 1,
+        'junctor_attempts_again_total{why="plan"}': 1,
+        'junctor_attempts_failed_total{target="a",code="upstream_timeout"}': 1,
+    }
 
 
 async def test_histograms_are_cumulative_and_end_in_the_count(engine) -> None:

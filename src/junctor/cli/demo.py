@@ -120,8 +120,9 @@ def _target_section(target: Any) -> dict[str, Any]:
 
     plain: dict[str, Any] = msgspec.to_builtins(target)
     plain.pop("id")
-    limits = {name: value for name, value in plain.pop("limits").items() if value is not None}
-    full = plain | {"provider": "embedded", "limits": limits, "capabilities": sorted(plain["capabilities"])}
+    for table in ("limits", "price"):
+        plain[table] = {name: value for name, value in (plain[table] or {}).items() if value is not None}
+    full = plain | {"provider": "embedded", "capabilities": sorted(plain["capabilities"])}
     return {name: value for name, value in full.items() if value not in (None, "", {}, [])}
 
 

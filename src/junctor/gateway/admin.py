@@ -209,12 +209,13 @@ class Desk:
         self._open()
         path = self._journal
         if path is None:
-            return {"journal": False, "trials": configured, "reports": []}
+            return {"journal": False, "trials": configured, "reports": [], "notes": []}
+        await self._catch_up("live")
         async with self._locks["trials"]:
             if configured and time.monotonic() - self._fresh.get("trials", float("-inf")) >= TRIALS_EVERY_S:
                 self._reports = await asyncio.to_thread(recent_trials, path)
                 self._fresh["trials"] = time.monotonic()
-        return {"journal": True, "trials": configured, "reports": self._reports}
+        return {"journal": True, "trials": configured, "reports": self._reports, "notes": list(self._live.notes)}
 
     async def route(self, body: bytes) -> dict[str, Any]:
         """Decide, without calling anybody."""

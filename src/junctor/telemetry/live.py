@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import msgspec
 
 from junctor.engine import Engine
 from junctor.engine.trial_report import TrialReport, trial_reports
-from junctor.journal import DecisionRecord, FeedbackRecord, OutcomeRecord, Record, ShadowRecord
+from junctor.journal import DecisionRecord, FeedbackRecord, NoteRecord, OutcomeRecord, Record, ShadowRecord
 from junctor.telemetry.tail import Tail
 
 SHOWN = 500
+NOTES = 50
 LOOK_BACK_BYTES = 1 << 20
 MOST_BEHIND_BYTES = 4 << 20
 TRIAL_BYTES = 16 << 20
@@ -39,13 +40,17 @@ def _records(tail: Tail) -> Iterator[Record]:
 
 
 class Live:
-    """Rows of decisions; each change of a row gets a new number, so that a reader asks for what came after its last one."""
+    """Rows of decisions; each change of a row gets a new number, so that a reader asks for what came after its last one.
+
+    `notes` are the latest things that happened beside the requests: a policy was updated, taken back, …
+    """
 
     def __init__(self, path: Path | None, engine: Engine | None = None) -> None:
         self._tail = Tail(path) if path is not None else None
         self.engine = engine
         self._rows: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._number = 0
+        self.notes: deque[NoteRecord] = deque(maxlen=NOTES)
         if self._tail is not None:
             self._tail.skip_to_last(LOOK_BACK_BYTES)
 
@@ -85,6 +90,7 @@ class Live:
                 name = "feedback" if isinstance(record, FeedbackRecord) else "shadows"
                 row[name] = [*row[name], record]
         else:
+            self.notes.appendleft(record)
             return
         self._number += 1
         row["n"] = self._number

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { el, empty, facts, fill, head, table } from "./dom.js";
-import { count, number, percent, usd } from "./format.js";
+import { count, number, percent, usd, when } from "./format.js";
 
 const EXAMPLE = '[[aliases.auto.trials]]\nname = "cheaper"\npolicy = "linear"   # one of [policies]\nshare = 0.0         # a shadow: it decides, nobody acts; 0.1 gives it a tenth';
 
@@ -58,8 +58,12 @@ export function compare(page) {
   fill(page.main, head("Compare", "A candidate policy beside the one that serves: what it earns, or would have earned, over the last 20,000 decisions."), place);
   return async () => {
     const found = await get("trials");
-    if (!found.trials.length) return void fill(place, empty("No trial is running", "Name a second policy for an alias. As a shadow it sees every request and decides, but nobody acts on it.", EXAMPLE));
+    const told = found.notes.length
+      ? el("section", { class: "card" }, el("h2", {}, "What happened to policies"),
+        table("From the journal, the latest first", [["when", (n) => when(n.at)], ["about", (n) => n.about], ["event", (n) => n.event], ["", (n) => n.text]], found.notes))
+      : null;
+    if (!found.trials.length) return void fill(place, told, empty("No trial is running", "Name a second policy for an alias. As a shadow it sees every request and decides, but nobody acts on it.", EXAMPLE));
     if (!found.journal) return void fill(place, empty("No journal is kept", "Trials are compared from the journal: set [journal] path."));
-    fill(place, found.trials.map((trial) => card(trial, found.reports.find((r) => r.alias === trial.alias && r.trial === trial.trial))));
+    fill(place, told, found.trials.map((trial) => card(trial, found.reports.find((r) => r.alias === trial.alias && r.trial === trial.trial))));
   };
 }

@@ -33,5 +33,6 @@ export const rate = (x) => (known(x) ? (x >= 100 ? Math.round(x).toLocaleString(
 export const percent = (x, digits = 0) => (known(x) ? (x * 100).toFixed(digits) + " %" : NONE);
 export const number = (x, digits = 3) => (known(x) ? x.toFixed(digits).replace("-", "−") : NONE);
 export const clock = (at) => new Date(at * 1000).toLocaleTimeString("en-GB");
+export const when = (at) => new Date(at * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 export const bytes = (x) => (known(x) ? (x / 1e6).toFixed(0) + " MB" : NONE);
 export const name = (x, none = "none") => (x === "" || x === undefined || x === null ? none : x);
