@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from junctor.errors import UserError
+from junctor import testing
+from junctor.errors import MissingExtra, UserError
 from junctor.layers.checking import CHECKS, check_gate
 from junctor.layers.contracts import Balancer, Gate, Scorer, Selector
 from junctor.layers.linear import LinearScorer
@@ -199,3 +200,12 @@ def test_several_failures_are_named_together() -> None:
 def test_an_unknown_check_is_refused() -> None:
     with pytest.raises(UserError, match="no check 'speed'"):
         check_gate(builder(Simple, TopK(2), None), exclude=("speed",))
+
+
+def test_the_public_suite_is_this_one_and_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert testing.check_gate(builder(Simple, TopK(2), None)) == tuple(CHECKS)
+    with pytest.raises(AssertionError, match="forward changed"):
+        testing.check_gate(builder(CountsInForward, RoutesPadding(2), None))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="torch"):
+        testing.check_gate(builder(Simple, TopK(2), None))

@@ -8,9 +8,9 @@ import pytest
 
 from junctor.errors import UserError
 from junctor.layers.catalogue import GATES, gate
-from junctor.layers.checking import check_gate
 from junctor.layers.experts import ExpertBank
 from junctor.layers.layer import MoELayer
+from junctor.testing import check_gate
 
 SPECIAL: dict[str, dict[str, Any]] = {}
 
