@@ -56,6 +56,7 @@ SURFACE = {
     "explain": "config journal json",
     "fit": "clip drop-empty encoder gold json label out policy queries seed set split targets test text thrift",
     "formats": "",
+    "guards": "",
     "import": "out trust-pickle",
     "keys": "",
     "layers": "",

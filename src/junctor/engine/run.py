@@ -456,6 +456,11 @@ class StreamAnswer(_Answered):
         """How many targets were asked; the one that answers is recorded only when its stream has ended."""
         return len(self.run.attempts) + (self.outcome is None)
 
+    async def give_up(self, error: BaseException) -> None:
+        """End a stream that nobody will read: its upstream is let go, and the run settled with this error."""
+        self._settle(error)
+        await self.reply.aclose()
+
     async def __aenter__(self) -> Self:
         self._timeout = asyncio.timeout(max(0.0, self.run.left_s()))
         await self._timeout.__aenter__()

@@ -24,6 +24,7 @@ import msgspec
 from junctor.caching.headers import wants_fresh
 from junctor.engine import Engine, Explained
 from junctor.engine.engine import new_id
+from junctor.engine.ledger import check_feedback
 from junctor.errors import Forbidden, JunctorError, UnknownDecision, UnknownModel
 from junctor.gateway import openapi, replies, wire
 from junctor.gateway.http import Exchange
@@ -152,6 +153,7 @@ class Gateway:
 
     async def _feedback(self, exchange: Exchange, principal: Principal) -> None:
         said = wire.parse_feedback(exchange.body)
+        check_feedback(said.outcome, said.comment)
         await self._own(said.decision_id, principal)
         record = await self.service.engine.feedback(said.decision_id, said.outcome, said.comment)
         exchange.reply(200, JSON, msgspec.json.encode({"object": "feedback", "decision_id": record.id}))

@@ -123,11 +123,15 @@ class Service:
         except BaseException as error:
             self._left(passage, error)
             raise
-        if passage.slot is not None:
-            self._collect(passage.slot, answer)
-        if passage.chain is not None and passage.noticed is not None:
-            for filter_ in passage.chain.filters(passage.request, passage.noticed):
-                answer.through(filter_)
+        try:
+            if passage.slot is not None:
+                self._collect(passage.slot, answer)
+            if passage.chain is not None and passage.noticed is not None:
+                for filter_ in passage.chain.filters(passage.request, passage.noticed):
+                    answer.through(filter_)
+        except BaseException as error:
+            await answer.give_up(error)
+            raise
         return answer
 
     async def _admit(
