@@ -191,7 +191,8 @@ async def test_a_rebound_name_is_not_answered(seen, upstream) -> None:
     served = await seen(await upstream(), proxied)
     for host, status in (("evil.example", 403), ("gateway.example:8443", 200), ("localhost", 200), ("[::1]:80", 200)):
         assert (await served.get("/", host=host))[0] == status, host
-        assert (await served.get("/admin/overview", host=host, authorization=f"Bearer {KEY}"))[0] == status, host
+        for path in ("/admin/overview", "/metrics"):
+            assert (await served.get(path, host=host, authorization=f"Bearer {KEY}"))[0] == status, (path, host)
 
 
 async def test_keys_cannot_be_guessed_fast(seen, upstream) -> None:
@@ -354,6 +355,7 @@ async def test_without_a_key_of_ours_a_key_is_made_and_told_in_a_fragment(seen, 
     assert (await served.post("/admin/login", {"key": key}))[0] == 200
     assert (await served.get("/admin/overview"))[0] == 200
     assert (await served.get("/metrics"))[0] == 200, "only this machine can ask, and no key was wanted"
+    assert (await served.get("/metrics", host="evil.example"))[0] == 403, "no page of another name may read it"
 
 
 async def test_a_configured_key_is_not_printed(seen, upstream) -> None:

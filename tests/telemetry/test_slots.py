@@ -80,3 +80,15 @@ def test_a_full_file_refuses_new_names_and_keeps_the_old() -> None:
     first = slots.take("n", ("x",), CAPACITY)
     assert slots.take("n", ("y",), 1) is None
     assert slots.take("n", ("x",), CAPACITY) == first
+
+
+def test_files_in_use_do_not_look_old(tmp_path: Path) -> None:
+    slots = Slots(tmp_path, "0")
+    paths = [tmp_path / "0.slots", tmp_path / "0.names"]
+    for path in paths:
+        os.utime(path, (0, 0))
+    slots.touch()
+    assert all(path.stat().st_mtime > 1e9 for path in paths)
+    paths[0].unlink()
+    slots.touch()
+    slots.close()

@@ -87,11 +87,12 @@ def _saving(row: dict[str, Any]) -> str:
     start = f"{row['alias']}: billed {row['billed_usd']:.6f} USD for {row['answered']:,} answers"
     if row["saved_usd"] is None:
         return f"{start}; what one target would have cost is not known"
-    share = "" if row["saved_share"] is None else f" ({row['saved_share']:.0%})"
+    share = "" if row["saved_share"] is None else f" ({round(row['saved_share'] * 100) + 0}%)"
+    basis = "the dearest by list price" if row["basis"] == "list price" else f"best by {row['basis']}"
     return (
-        f"{start}; always {row['best_single']} (best by {row['basis']}) about {row['single_usd']:.6f} for the "
-        f"{row['compared']:,} that can be compared: saved {row['saved_usd']:.6f}{share} after {row['failed_usd']:.6f} for "
-        f"failed calls and {row['cpu_usd']:.6f} for processor time"
+        f"{start}; always {row['best_single']} ({basis}) about {row['single_usd']:.6f} for the {row['compared']:,} that can be "
+        f"compared: saved {row['saved_usd']:.6g}{share} after {row['failed_usd']:.6g} for failed calls and "
+        f"{row['cpu_usd']:.3g} for processor time"
     )
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from junctor.config import Config
 from junctor.errors import JunctorError, NoSuchPath, RequestError
-from junctor.gateway.access import Access, is_loopback
+from junctor.gateway.access import Access, is_loopback, new_key
 from junctor.gateway.admin import Desk, error_of
 from junctor.gateway.http import Exchange
 from junctor.gateway.metrics_page import metrics_page
@@ -69,10 +69,10 @@ def dashboard_pages(
     current   gives the configuration that holds now; without, it is always this one
     """
     host = host or config.gateway.host
-    access = Access(key, host, config.telemetry.dashboard_hosts) if key else None
+    access = Access(key or new_key(), host, config.telemetry.dashboard_hosts)
     open_metrics = config.telemetry.open_metrics or (is_loopback(host) and not config.gateway.admin_key)
-    pages: Pages = {("GET", "/metrics"): metrics_page(metrics, access, host, open_=open_metrics)}
-    if access is None or not config.gateway.dashboard:
+    pages: Pages = {("GET", "/metrics"): metrics_page(metrics, access, host, open_=open_metrics, keyed=bool(key))}
+    if not key or not config.gateway.dashboard:
         return pages
     return pages | _files(access) | _login(access, service) | _api(access, Desk(current or (lambda: config), service, metrics))
 

@@ -14,26 +14,26 @@ from junctor.telemetry.metrics import Metrics
 from junctor.tenancy.contracts import Principal
 
 
-def metrics_page(metrics: Metrics, access: Access | None, host: str, *, open_: bool) -> Page:
-    """The page. It names tenants and targets, so it is open only where `open_` says so; else it takes the admin key."""
+def metrics_page(metrics: Metrics, access: Access, host: str, *, open_: bool, keyed: bool) -> Page:
+    """The page. It names tenants and targets, so it is open only where `open_` says so; else it takes the admin key.
+
+    `keyed` False: there is no admin key, so where others can reach `host` nobody may look.
+    """
 
     async def answer(exchange: Exchange, principal: Principal) -> None:
         del principal
         try:
+            access.check_host(exchange)
+            if not open_ and not keyed:
+                raise Forbidden(
+                    f"the figures are not shown to everybody who can reach {host}",
+                    fix="set gateway.admin_key and send it as authorization: Bearer KEY, or set telemetry.open_metrics",
+                )
             if not open_:
-                _check(exchange, access, host)
+                access.require(exchange)
             page = await asyncio.to_thread(exposition, metrics.read())  # a long one must hold up no request
             exchange.reply(200, [(b"content-type", CONTENT_TYPE), (b"cache-control", b"no-store")], page)
         except JunctorError as error:
             exchange.reply(error.http_status, error_headers(error, ""), error_body(error))
 
     return Page(answer, open=True)
-
-
-def _check(exchange: Exchange, access: Access | None, host: str) -> None:
-    if access is None:
-        raise Forbidden(
-            f"the figures are not shown to everybody who can reach {host}",
-            fix="set gateway.admin_key and send it as authorization: Bearer KEY, or set telemetry.open_metrics",
-        )
-    access.require(exchange)

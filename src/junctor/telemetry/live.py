@@ -97,7 +97,7 @@ class Live:
 
     def after(self, number: int, limit: int, *, text: bool = True) -> dict[str, Any]:
         """Rows that changed after `number`, the latest first; `text` False leaves the prompts out."""
-        rows = [row for row in self._rows.values() if row["n"] > number]
+        rows = [row for row in list(self._rows.values()) if row["n"] > number]  # a thread may be adding some
         rows = sorted(rows, key=lambda row: (-row["at"], row["id"]))[:limit]
         if not text:
             rows = [{**row, "text": "", "redacted": bool(row["text"])} for row in rows]

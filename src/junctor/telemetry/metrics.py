@@ -28,6 +28,7 @@ from junctor.telemetry.slots import CAPACITY, Key, Slots, Workers, summed
 MOST_TENANTS = 64
 OTHER = "other"
 TICK_S = 2.0
+TOUCH_EVERY = 1800
 LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 DECISION_S = (25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25)
 # A histogram's numbers: one per bucket, one for what is over the last, their sum.
@@ -199,8 +200,12 @@ class Metrics:
 
     async def keep(self) -> None:
         """Write gauges and remember a history, every two seconds, until cancelled."""
+        ticks = 0
         while True:
             self.history.add(self.read())
+            ticks += 1
+            if ticks % TOUCH_EVERY == 0:
+                self.slots.touch()
             await asyncio.sleep(TICK_S)
 
     def close(self) -> None:

@@ -90,6 +90,13 @@ class Slots:
         """Everything that this worker has."""
         return {key: list(self.values[place : place + self._widths[key]]) for key, place in list(self._places.items())}
 
+    def touch(self) -> None:
+        """Tell those who clean temporary folders that the files are in use: writing to mapped memory does not."""
+        if self._names_fd >= 0:
+            for path in (self.path, self.path.with_suffix(".names")):
+                with contextlib.suppress(OSError):
+                    os.utime(path)
+
     def close(self) -> None:
         """Let go of the files; they stay."""
         if self._names_fd < 0:

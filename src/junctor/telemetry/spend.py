@@ -139,7 +139,7 @@ class Day(Struct):
         """Take another day in."""
         for name in self.__struct_fields__[1:]:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for id_, single in other.singles.items():
+        for id_, single in list(other.singles.items()):  # a thread may be adding some
             self.singles.setdefault(id_, Single()).add(single)
 
 
