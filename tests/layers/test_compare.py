@@ -227,7 +227,41 @@ def test_the_list_says_where_each_part_comes_from(junctor) -> None:
     for one in listed:
         module, _, name = one["where"].partition(":")
         assert hasattr(importlib.import_module(module), name), one["key"]
-    assert "loss-free" in junctor("list")[1]
+    shown = junctor("list")[1]
+    assert all(key in shown for key in ("loss-free", "lora-bank", "llep"))
+
+
+PUBLISHED = """
+linear cosine yuan2 hyperrouter rmoe got-smoe mh-moe omnimoe mor lime stablemoe hash competesmoe erc gnn-moe
+mofme ssr bip loss-free base top-k smile locmoe sam rexmoe uoe dynamic-moe adamoe blockffn da-moe dynamoe
+ec-dlm pmoe entropy-hybrid smear kalavai mhr poly phatgoose glider dynmole lora-mixer comol remix flylora ept
+same t2mir post-moe multilingual testam magnet load max-vio entropy flip-rate moe-lrc committee specialisation
+llep
+"""
+
+
+def test_the_list_has_every_published_system_with_its_source(junctor) -> None:
+    listed = {one["key"]: one for one in json.loads(junctor("list", "--json")[1])}
+    assert set(PUBLISHED.split()) - set(listed) == set()
+    for one in listed.values():
+        assert one["source"]
+        assert one["status"] in {"faithful", "adapted", "simulated", "ours"}
+        routed = one["kind"] in {"gate", "system"}
+        assert isinstance(one["causal"], bool) is routed, one["key"]
+
+
+def test_gates_that_look_at_experts_or_heads_are_compared(junctor, data: Path) -> None:
+    shape = {"sequence": 16, "width": 16, "depth": 2, "experts": 4, "hidden": 16, "batch": 2, "held": 4, "steps": 2, "seeds": 1}
+    size = [word for key, value in shape.items() for word in (f"--{key}", str(value))]
+    gates = "erc,competesmoe,competesmoe:warmup=0+rate=1+most=2,mh-moe"
+    code, _, err = junctor(
+        "compare", "--gates", gates, "--data", str(data), "--out", "o", "--no-plots", "--json", "c.json", *size
+    )
+    assert code == 0, err
+    rows = {row["gate"]: row for row in json.loads(Path("c").read_text())["rows"]}
+    assert set(rows) == {"dense", *gates.split(",")}
+    assert not any(row["refused"] for row in rows.values()), rows
+    assert all(row["active_share"] == 1.0 for row in rows.values())  # a head's experts are as narrow as it: K is per head
 
 
 def test_without_torch_the_extra_is_named(junctor, monkeypatch: pytest.MonkeyPatch, data: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import gelu
 
 from junctor.errors import UserError
+from junctor.layers.catalogue import gate
 from junctor.layers.experts import ExpertBank
 from junctor.layers.head_wise import HeadWiseLayer, effective_compositions, join_heads, mh_moe, split_heads
+from junctor.layers.layer import BalanceHook, MoELayer
 from junctor.layers.plan import RouteContext
 
 T, D, H, E = 5, 8, 4, 3
@@ -79,6 +82,63 @@ def test_a_layer_is_its_parts_experts_side_by_side() -> None:
     torch.testing.assert_close(layer(x, padding_T=padding), made.y)
     with pytest.raises(UserError, match="width"):
         HeadWiseLayer(gate, ExpertBank(E, D, 5))
+
+
+def slow(layer: MoELayer, x_TD: torch.Tensor) -> torch.Tensor:
+    """Head by head, token by token, expert by expert; k experts of renormalised probability (of plain one for k = 1)."""
+    gate, rows = layer.gate, []
+    width, k = D // gate.heads, gate.selector.k
+    for x_D in x_TD:
+        parts = []
+        for h in range(gate.heads):
+            part = x_D[h * width : (h + 1) * width]
+            p_E = (gate.scorer.weight_HEC[h] @ part).softmax(0)
+            best = p_E.topk(k).indices.tolist()
+            total = p_E[best].sum() if k > 1 else torch.ones(())
+            outs = [p_E[e] / total * (gelu(part @ layer.experts.w_in_EDI[e]) @ layer.experts.w_out_EHO[e]) for e in best]
+            parts.append(torch.stack(outs).sum(0))
+        rows.append(torch.cat(parts))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("backend", ["reference", "slices", "fused"])
+def test_output_and_all_gradients_are_those_of_a_slow_loop(k: int, backend: str) -> None:
+    torch.manual_seed(0)
+    settings = {"heads": H, "k": k}
+    config = {"d_model": D, "experts": E, "hidden": 5, "gate": "mh-moe", "gate_settings": settings, "dispatcher": backend}
+    layer = MoELayer.from_config(config)
+    x = torch.randn(1, T, D, requires_grad=True)
+    wanted = slow(layer, x[0])
+    made = layer(x)[0]
+    torch.testing.assert_close(made, wanted)
+    pull, leaves = torch.randn(T, D), [x, *layer.parameters()]
+    for one, other in zip(
+        torch.autograd.grad((made * pull).sum(), leaves), torch.autograd.grad((wanted * pull).sum(), leaves), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    again = MoELayer.from_config(config)
+    again.load_state_dict(layer.state_dict())
+    assert torch.equal(again(x)[0], made)
+
+
+def test_a_layer_of_heads_is_counted_and_names_what_does_not_fit() -> None:
+    layer = HeadWiseLayer(mh_moe(D, E, heads=H), ExpertBank(E, D // H, 5))
+    assert layer.d_model == D
+    counted = BalanceHook(layer)
+    layer(torch.randn(2, T, D))
+    assert int(counted.counts[layer.gate].sum()) == 2 * T * H
+    bad = torch.randn(T, D)
+    bad[1] = torch.nan
+    with pytest.raises(UserError, match="not a number"):
+        layer(bad)
+    layer.eval()(bad, padding_T=torch.tensor([False, True, False, False, False]))
+    with pytest.raises(UserError, match="floats"):
+        layer(torch.randn(T, D // H))
+    with pytest.raises(UserError, match="parts of width 2"):
+        MoELayer(mh_moe(D, E, heads=H), ExpertBank(E, D, 5))
+    with pytest.raises(UserError, match="whole tokens"):
+        HeadWiseLayer(gate("linear", D, E), ExpertBank(E, D, 5))
 
 
 def test_effective_compositions_count_kinds() -> None:

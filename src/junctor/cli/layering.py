@@ -109,16 +109,18 @@ def report(
 
 @layers.command("list")
 def list_(json: bool = typer.Option(False, "--json", help="Print the same as JSON.")) -> None:
-    """List gates, measures and planners: where each comes from, how close it is to that, and which gates are causal."""
-    from junctor.layers.catalogue import GATES
+    """List gates, systems, measures and planners: where each comes from, how close it is to that, and which are causal."""
+    from junctor.layers.catalogue import GATES, SYSTEMS
     from junctor.layers.parts import PARTS
 
     if json:
-        gates = [{**_line(one), "kind": "gate", "causal": one.causal} for one in GATES]
-        write_json(gates + [{**_line(one), "kind": one.kind, "causal": None} for one in PARTS], "-")
+        routed = (("gate", GATES), ("system", SYSTEMS))
+        found = [{**_line(one), "kind": kind, "causal": one.causal} for kind, entries in routed for one in entries]
+        write_json(found + [{**_line(one), "kind": one.kind, "causal": None} for one in PARTS], "-")
         return
     out = console()
     notes = [(_line(one), "" if one.causal else ", not causal") for one in GATES]
+    notes += [(_line(one), ", system" + ("" if one.causal else ", not causal")) for one in SYSTEMS]
     for line, note in notes + [(_line(one), f", {one.kind}") for one in PARTS]:
         out.print(f"[bold]{line['key']}[/bold]  [dim]{line['status']}{note}[/dim]")
         out.print(f"    {line['summary']}  [dim]{line['source']}[/dim]")

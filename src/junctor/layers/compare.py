@@ -33,7 +33,7 @@ from junctor.errors import UserError
 from junctor.layers import catalogue, text_data
 from junctor.layers.catalogue import GateEntry
 from junctor.layers.catalogue import gate as named_gate
-from junctor.layers.layer import BalanceHook, MoELayer
+from junctor.layers.layer import BalanceHook, MoELayer, attach_experts, bank_for
 from junctor.layers.plan import RouteContext
 from junctor.layers.recorder import Recorder
 from junctor.layers.tiny_lm import DENSE, TinyConfig, TinyLM, next_character_loss, settings_of
@@ -207,10 +207,14 @@ def matched_hidden(settings: CompareSettings, name: str, own: dict[str, Any]) ->
 
 @torch.no_grad()
 def experts_at_start(settings: CompareSettings, name: str, own: dict[str, Any]) -> float:
-    """Experts per token of an untrained gate on normed random tokens, in training mode; no seed of ours is touched."""
+    """Experts per token of an untrained gate on normed random tokens, in training mode; no seed of ours is touched.
+
+    Per head where heads are routed: its experts are as narrow as it.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         gate = named_gate(name, settings.d_model, settings.experts, **own)
+        attach_experts(gate, bank_for(gate, settings.experts, settings.d_model, settings.hidden))
         generator = torch.Generator().manual_seed(0)
         tokens = 8 * settings.sequence
         x_TD = torch.randn(tokens, settings.d_model, generator=generator)
@@ -219,7 +223,7 @@ def experts_at_start(settings: CompareSettings, name: str, own: dict[str, Any]) 
         seen = torch.zeros(later.shape).masked_fill(later, -torch.inf).softmax(-1).expand(8, -1, -1)
         about = RouteContext(x_TD, (8, settings.sequence), token_ids_T=ids_T, attention_TT=seen, generator=generator)
         plan, _ = gate(about)
-    return float(plan.edges / tokens)
+    return float(plan.edges / (tokens * gate.heads))
 
 
 def train(

@@ -72,7 +72,11 @@ class Gate(nn.Module):
 
     causal            all parts are: may be used in an autoregressive model
     batch_invariant   all parts are: a token's route does not depend on what else is in the batch
+    heads             1, or into how many parts of equal width a token is cut; each is then routed by itself, to experts of
+                      width D / heads (granularity "head")
     """
+
+    heads: int = 1
 
     def __init__(self, scorer: Scorer, selector: Selector, balancer: Balancer | None = None, name: str = "") -> None:
         super().__init__()

@@ -9,14 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from junctor.errors import UserError
 from junctor.layers.balancing import LossBalancer
 from junctor.layers.contracts import Gate
-from junctor.layers.dispatch import dispatch
 from junctor.layers.experts import ExpertBank
-from junctor.layers.plan import Plan, RouteContext, RouterOutput, Scores
+from junctor.layers.layer import MoELayer
+from junctor.layers.plan import Plan, RouteContext, Scores
 from junctor.layers.scorers import Float32Scorer, fresh, linear32
 from junctor.layers.selectors import TopK, check_k
 
@@ -103,35 +103,22 @@ class HeadGate(Gate):
         return replace(plan, granularity="head"), scores
 
 
-class HeadWiseLayer(nn.Module):
+class HeadWiseLayer(MoELayer):
     """Drop-in for an FFN: the parts of [..., D] go to experts of width D / H, their outputs lie side by side again.
 
-    `about` is what a RouteContext may know beside x: token_ids_T, padding_T, step, generator, ... of the tokens, not the parts.
+    A MoELayer that takes nothing but a gate over heads and experts that give back a part's width; what a token has (ids,
+    padding) is given per token, not per part. At equal hidden width its active FLOPs are those of a layer over whole tokens.
     """
 
-    def __init__(self, gate: HeadGate, experts: ExpertBank, dispatcher: str = "auto") -> None:
-        super().__init__()
+    def __init__(self, gate: Gate, experts: ExpertBank, dispatcher: str = "auto", **settings: Any) -> None:
         wanted = (gate.experts, gate.scorer.d_model, gate.scorer.d_model)
+        if not isinstance(gate, HeadGate):
+            raise UserError(f"{gate.name or 'the gate'} routes whole tokens", field="gate", fix="a HeadGate, or MoELayer")
         if (experts.experts, experts.d_model, experts.d_out) != wanted:
             raise UserError(
                 f"{experts.experts} of width {experts.d_model}", field="experts", fix=f"{wanted[0]} of width {wanted[1]}"
             )
-        self.gate, self.experts, self.dispatcher = gate, experts, dispatcher
-
-    def forward(self, x: Tensor, **about: Any) -> Tensor:
-        """The output, in the input's shape."""
-        return self.forward_with_plan(x, **about).y
-
-    def forward_with_plan(self, x: Tensor, **about: Any) -> RouterOutput:
-        """Output, plan over parts, scores of parts, losses."""
-        x_TD = x.reshape(-1, x.shape[-1])
-        flat = {name: value.reshape(-1) if name.endswith("_T") else value for name, value in about.items()}
-        shape = tuple(x.shape[:-1]) if x.dim() == 3 else ()
-        context = RouteContext(x_TD, shape, training=self.training, **flat)
-        plan, scores = self.gate(context)
-        y_PC = dispatch(plan, x_TD.reshape(plan.tokens, -1), self.experts, self.dispatcher)
-        losses = self.gate.balancer.loss(plan, scores, context)
-        return RouterOutput(join_heads(y_PC, self.gate.heads).reshape(x.shape), plan, scores, losses)
+        super().__init__(gate, experts, dispatcher, **settings)
 
 
 def effective_compositions(plan: Plan, label_P: Tensor) -> Tensor:

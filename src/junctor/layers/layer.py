@@ -66,11 +66,18 @@ def attach_experts(gate: Gate, experts: ExpertBank) -> None:
             attach(experts)
 
 
+def bank_for(gate: Gate, experts: int, d_model: int, hidden: int, **settings: Any) -> ExpertBank:
+    """Experts for tokens of width D under this gate: as wide as its parts of a token are."""
+    return ExpertBank(experts, d_model // gate.heads, hidden, **settings)
+
+
 class MoELayer(nn.Module):
     """y_t = sum over the experts of the gate's plan of w_te f_e(x_t), plus the shared expert's output if there is one.
 
+    A gate over heads cuts x_t into `gate.heads` parts; the sum is then over each part, and the results lie side by side.
+
     gate              a Gate; `gate.experts` must be the bank's, pseudo-experts included
-    experts           an ExpertBank
+    experts           an ExpertBank, as wide as the gate's parts are; a gate that looks at experts is shown it
     dispatcher        "auto" or a backend of junctor.layers.dispatch
     shared            a module that every token passes as well, or None
     autoregressive    whether the model predicts tokens from earlier ones: then a gate that looks at later tokens
@@ -103,6 +110,12 @@ class MoELayer(nn.Module):
                 field="experts",
                 fix="make both of one size; zero and identity experts count",
             )
+        if self.gate.heads > 1 and self.experts.d_model != self.gate.scorer.d_model:
+            raise UserError(
+                f"experts of width {self.experts.d_model} for parts of width {self.gate.scorer.d_model}",
+                field="experts",
+                fix=f"a bank of the tokens' width over {self.gate.heads} heads",
+            )
         if self.autoregressive and not self.gate.causal and not self.allow_non_causal:
             raise UserError(
                 f"gate {self.gate.name or 'given'!r} looks at later tokens: an autoregressive model would see its own future",
@@ -123,10 +136,17 @@ class MoELayer(nn.Module):
         missing = [key for key in ("d_model", "experts", "hidden", "gate") if key not in config]
         if unknown or missing:
             raise UserError("unknown key" if unknown else "missing", field=(unknown or missing)[0], fix=", ".join(CONFIG_KEYS))
-        bank = ExpertBank(config["experts"], config["d_model"], config["hidden"], **config.get("bank", {}))
-        gate = named_gate(config["gate"], config["d_model"], bank.experts, **config.get("gate_settings", {}))
+        about = config.get("bank", {})
+        count = config["experts"] + about.get("zero", 0) + about.get("identity", 0)
+        gate = named_gate(config["gate"], config["d_model"], count, **config.get("gate_settings", {}))
+        bank = bank_for(gate, config["experts"], config["d_model"], config["hidden"], **about)
         rest = {key: config[key] for key in ("dispatcher", "autoregressive", "allow_non_causal") if key in config}
         return cls(gate, bank, **rest)
+
+    @property
+    def d_model(self) -> int:
+        """D, the tokens' width: the experts' unless the gate cuts tokens into heads."""
+        return self.experts.d_model * self.gate.heads
 
     def context(self, x: Tensor, **about: Any) -> RouteContext:
         """The input as a gate sees it; `about` are RouteContext's other fields, per token in any shape with T elements."""
@@ -144,8 +164,8 @@ class MoELayer(nn.Module):
         return RouterOutput(y, plan, scores, self.gate.balancer.loss(plan, scores, context))
 
     def _run(self, x: Tensor, about: Mapping[str, Any]) -> tuple[Tensor, Plan, Scores, RouteContext]:
-        if x.dim() < 1 or x.shape[-1] != self.experts.d_model or not x.is_floating_point():
-            raise UserError(f"{x.dtype} of shape {tuple(x.shape)}", field="x", fix=f"floats [..., {self.experts.d_model}]")
+        if x.dim() < 1 or x.shape[-1] != self.d_model or not x.is_floating_point():
+            raise UserError(f"{x.dtype} of shape {tuple(x.shape)}", field="x", fix=f"floats [..., {self.d_model}]")
         if x.device != self.experts.w_in_EDI.device:
             raise UserError(
                 f"the input lies on {x.device}, the experts on {self.experts.w_in_EDI.device}",
@@ -156,10 +176,11 @@ class MoELayer(nn.Module):
         plan, scores = self.gate(context)
         check_scores(scores, context)
         self._tell(plan)
-        y_TO = dispatch(plan, context.x_TD, self.experts, self.dispatcher)
+        parts = context.x_TD.reshape(-1, self.experts.d_model)
+        y_TO = dispatch(plan, parts, self.experts, self.dispatcher).reshape(-1, self.experts.d_out * self.gate.heads)
         if self.shared is not None:
             y_TO = y_TO + self.shared(context.x_TD)
-        return y_TO.reshape(*x.shape[:-1], y_TO.shape[-1]), plan, scores, context
+        return y_TO.reshape(*x.shape[:-1], self.experts.d_out * self.gate.heads), plan, scores, context
 
     def watch(self, watcher: Watcher) -> Removable:
         """Call `watcher(layer, plan)` at each forward, except where activation checkpointing runs it again."""
@@ -189,7 +210,7 @@ def check_scores(scores: Scores, context: RouteContext) -> None:
         return
     bad_T = scores.probs_TE.isnan().any(dim=1)
     if context.padding_T is not None:
-        bad_T = bad_T & ~context.padding_T
+        bad_T = bad_T & ~context.padding_T.repeat_interleave(len(bad_T) // len(context.padding_T))
     if bool(bad_T.any()):
         raise UserError(
             f"{int(bad_T.sum())} tokens have a score that is not a number, the first is token {int(bad_T.nonzero()[0])}",

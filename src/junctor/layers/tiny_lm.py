@@ -24,8 +24,7 @@ from junctor.errors import ArtefactError, UserError
 from junctor.layers import catalogue
 from junctor.layers.catalogue import gate as named_gate
 from junctor.layers.contracts import Gate
-from junctor.layers.experts import ExpertBank
-from junctor.layers.layer import MoELayer
+from junctor.layers.layer import MoELayer, bank_for
 from junctor.layers.plan import RouteContext, RouterOutput
 
 DENSE = "dense"
@@ -100,10 +99,6 @@ def _mean_weights(q: Tensor, k: Tensor) -> Tensor:
         return seen
 
 
-def _nothing(_: ExpertBank) -> None:
-    """For gates that do not look at the experts."""
-
-
 class Block(nn.Module):
     """Attention and an FFN, routed or dense."""
 
@@ -119,9 +114,7 @@ class Block(nn.Module):
                 nn.Linear(d, config.hidden, bias=False), nn.GELU(), nn.Linear(config.hidden, d, bias=False)
             )
         else:
-            bank = ExpertBank(config.experts, d, config.hidden)
-            for part in gate.parts:  # some scorers and losses look at the experts
-                getattr(part, "attach_experts", _nothing)(bank)
+            bank = bank_for(gate, config.experts, d, config.hidden)
             self.ffn = MoELayer(gate, bank, config.dispatcher, allow_non_causal=config.allow_non_causal)
 
     def forward(self, x_BSD: Tensor, **about: Any) -> tuple[Tensor, RouterOutput | None]:
@@ -165,7 +158,7 @@ def gates_of(config: TinyConfig) -> list[Gate]:
 def reads_attention(gate: Gate) -> bool:
     """Whether the gate asks for the block's attention: tried on four tokens, so that others do not pay for it."""
     generator = torch.Generator().manual_seed(0)
-    x_TD = torch.randn(4, gate.scorer.d_model, generator=generator)
+    x_TD = torch.randn(4, gate.scorer.d_model * gate.heads, generator=generator)
     try:
         gate(RouteContext(x_TD, (1, 4), token_ids_T=torch.zeros(4, dtype=torch.int64), generator=generator))
     except UserError as error:
