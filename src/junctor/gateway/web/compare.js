@@ -10,8 +10,8 @@ const SHOWN = { quality: (x) => number(x), cost_usd: (x) => usd(x * 1000) };
 
 function cell(found, show) {
   if (!found || found.value === null) return "–";
-  const span = found.low === null ? "" : ` (${show(found.low)} … ${show(found.high)})`;
-  return [el("b", {}, show(found.value)), el("span", { class: "soft" }, span)];
+  const span = found.low === null ? null : el("span", { class: "soft whole" }, `(${show(found.low)} … ${show(found.high)})`);
+  return [el("b", { class: "whole" }, show(found.value)), " ", span];
 }
 
 function verdict(compared, better) {
@@ -29,7 +29,7 @@ function measures(report) {
   if (!rows.length) return el("p", { class: "soft" }, "Neither quality nor cost is known yet.");
   const how = report.kind === "shadow" ? "Estimated (doubly robust) from what the current policy did" : "Each side on its own share of the traffic";
   return table(`${how}; in brackets the 95 % interval`,
-    [["", (r) => r[0]], ["current", (r) => cell(r[1].current, r[2])], ["candidate", (r) => cell(r[1].candidate, r[2])], ["difference", (r) => cell(r[1].difference, r[2])], ["", (r) => verdict(r[1], r[3])]], rows);
+    [["", (r) => [r[0], el("div", {}, verdict(r[1], r[3]))]], ["current", (r) => cell(r[1].current, r[2])], ["candidate", (r) => cell(r[1].candidate, r[2])], ["difference", (r) => cell(r[1].difference, r[2])]], rows);
 }
 
 function card(trial, report) {
