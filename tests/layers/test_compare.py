@@ -258,7 +258,7 @@ def test_gates_that_look_at_experts_or_heads_are_compared(junctor, data: Path) -
         "compare", "--gates", gates, "--data", str(data), "--out", "o", "--no-plots", "--json", "c.json", *size
     )
     assert code == 0, err
-    rows = {row["gate"]: row for row in json.loads(Path("c").read_text())["rows"]}
+    rows = {row["gate"]: row for row in json.loads(Path("c.json").read_text())["rows"]}
     assert set(rows) == {"dense", *gates.split(",")}
     assert not any(row["refused"] for row in rows.values()), rows
     assert all(row["active_share"] == 1.0 for row in rows.values())  # a head's experts are as narrow as it: K is per head

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from junctor.errors import UserError
 from junctor.layers.contracts import Gate
 from junctor.layers.plan import Plan, RouteContext, Scores
+from junctor.layers.replay import Draws
 
 Path = Literal["dense", "sorted"]
 
@@ -192,6 +193,7 @@ class AdaptedLinear(nn.Module):
         if gate is not None and gate.experts != bank.experts:
             raise UserError(f"the gate knows {gate.experts} adapters", field="gate", fix=f"the bank has {bank.experts}")
         self.linear, self.bank, self.gate = frozen(linear), bank, gate
+        self._draws = Draws()
 
     def forward(self, x: Tensor, plan: Plan | None = None, context: RouteContext | None = None) -> Tensor:
         """Adapted output."""
@@ -207,7 +209,7 @@ class AdaptedLinear(nn.Module):
         if self.gate is None:
             raise UserError("the layer has no gate", field="plan", fix="give a plan, or build the layer with a gate")
         made = context or RouteContext(x_TD=x.reshape(-1, x.shape[-1]), shape=tuple(x.shape[:-1]), training=self.training)
-        out: tuple[Plan, Scores] = self.gate(made)
+        out: tuple[Plan, Scores] = self.gate(self._draws.own(made))
         return out
 
 

@@ -20,6 +20,7 @@ from junctor.layers.hooks import ProjectedStep
 from junctor.layers.linear import LinearScorer
 from junctor.layers.plan import Plan, RouteContext, Scores
 from junctor.layers.pooling import Float32State, LinearScore, mean_BD
+from junctor.layers.replay import Draws
 from junctor.layers.selectors import TopK, check_k
 
 
@@ -220,9 +221,11 @@ class TwoWay(nn.Module):
     def __init__(self, token_gate: Gate, token_bank: Bank, task_gate: Gate, task_bank: Bank) -> None:
         super().__init__()
         self.token_gate, self.token_bank, self.task_gate, self.task_bank = token_gate, token_bank, task_gate, task_bank
+        self._draws = Draws()
 
     def forward(self, context: RouteContext) -> tuple[Tensor, dict[str, Tensor]]:
         """Both outputs, and both gates' losses under "token." and "task."."""
+        context = self._draws.own(context)
         outs: list[Tensor] = []
         losses: dict[str, Tensor] = {}
         for name, gate, bank in (("token", self.token_gate, self.token_bank), ("task", self.task_gate, self.task_bank)):

@@ -7,7 +7,8 @@ Shape suffixes: T tokens (flattened over all leading dimensions of the input), D
     out = layer.forward_with_plan(x)                # y, plan, scores, losses
     hook = BalanceHook(model, optimiser)            # the balancers' update, once per optimiser step
 
-The forward is pure: nothing is counted or stored in it, so activation checkpointing may run it twice.
+The forward is pure: nothing is counted in it, so activation checkpointing may run it twice; what a gate
+drew, it then draws again (`replay`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from junctor.layers.contracts import Balancer, Gate
 from junctor.layers.dispatch import BACKENDS, dispatch
 from junctor.layers.experts import ExpertBank
 from junctor.layers.plan import Plan, RouteContext, RouterOutput, Scores
+from junctor.layers.replay import Draws, in_backward
 
 Watcher = Callable[["MoELayer", Plan], None]
 
@@ -98,6 +100,7 @@ class MoELayer(nn.Module):
         self.gate, self.experts, self.dispatcher, self.shared = gate, experts, dispatcher, shared
         self.autoregressive, self.allow_non_causal = autoregressive, allow_non_causal
         self._watchers: dict[int, Watcher] = {}
+        self._draws = Draws()
         self._check()
         attach_experts(gate, experts)
 
@@ -172,7 +175,7 @@ class MoELayer(nn.Module):
                 field="x.device",
                 fix="move the layer and its input to one device",
             )
-        context = self.context(x, **about)
+        context = self._draws.own(self.context(x, **about))
         plan, scores = self.gate(context)
         check_scores(scores, context)
         self._tell(plan)
@@ -217,11 +220,6 @@ def check_scores(scores: Scores, context: RouteContext) -> None:
             field="scores",
             fix="look for NaN in the layer's input or the gate's weights",
         )
-
-
-def in_backward() -> bool:
-    """Whether this runs inside a backward pass: a forward there is activation checkpointing's replay."""
-    return int(torch._C._current_graph_task_id()) != -1
 
 
 class BalanceHook:

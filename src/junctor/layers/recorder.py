@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from junctor.errors import UserError
 from junctor.layers import diagnostics as measure
 from junctor.layers.contracts import Gate
-from junctor.layers.layer import in_backward
 from junctor.layers.plan import Plan, RouteContext, Scores
+from junctor.layers.replay import in_backward
 
 SCHEMA = 1
 
