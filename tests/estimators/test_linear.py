@@ -8,7 +8,10 @@ import pytest
 from junctor.errors import ConfigError, UserError
 from junctor.estimators.linear import LinearConfig
 from junctor.estimators.regression import logistic, ridge, sigmoid
+from junctor.features import Features
+from junctor.outcomes import OutcomeTable
 from junctor.testing import planted
+from junctor.types import Catalogue
 
 from .tables import NAN, seen, table
 
@@ -118,3 +121,21 @@ def test_bad_input_is_refused():
     for settings in ({"alpha": 0.0}, {"loss": "hinge"}):
         with pytest.raises(ConfigError, match=r"linear\."):
             LinearConfig(**settings)
+
+
+def test_plain_figures_are_the_prediction() -> None:
+    """What a gateway decides by in plain numbers is what the arrays say, unknown targets included."""
+    rng = np.random.default_rng(0)
+    made = rng.normal(size=(60, 8)).astype(np.float32)
+    quality = (rng.random((60, 4)) < 0.5).astype(np.float64)
+    quality[:, 3] = np.nan
+    targets = Catalogue.of(["a", "b", "c", "never"])
+    for values in (quality, np.where(np.isnan(quality), np.nan, rng.random((60, 4)))):
+        rows = OutcomeTable(texts=[str(i) for i in range(60)], targets=targets, quality=values, cost_usd=rng.random((60, 4)))
+        fitted = LinearConfig().fit(rows, Features(rows.texts, made), rng)
+        for row in range(5):
+            one = Features([""], made[row : row + 1])
+            plain, found = fitted.figures(one), fitted.predict(one)
+            np.testing.assert_allclose(plain.quality, found.quality, rtol=1e-12)
+            np.testing.assert_allclose(plain.cost_usd, found.cost_usd, rtol=1e-12)
+            assert plain.latency_s is None

@@ -42,8 +42,11 @@ class Linear(Estimator):
         self._low, self._high = bounds
         self._quality = slice(0, len(self.targets))
         self._all_odds, self._any_odds = bool(odds.all()), bool(odds.any())
-        self._plain = list(zip(bias.tolist(), self._low.tolist(), self._high.tolist(), strict=True))
-        self._plain_odds = odds.tolist()
+        # For `figures`: bounds in arrays where numpy is the quicker, in plain numbers for what a sigmoid has to come before.
+        count = len(self.targets)
+        self._rest_low, self._rest_high = self._low.copy(), self._high.copy()
+        self._rest_low[:count], self._rest_high[:count] = -np.inf, np.inf
+        self._ends = list(zip(odds.tolist(), self._low[:count].tolist(), self._high[:count].tolist(), strict=True))
 
     def predict(self, features: Features) -> Prediction:
         """One vector-matrix product [M]."""
@@ -51,17 +54,19 @@ class Linear(Estimator):
         return self._answer(vectors[0].astype(np.float64).dot(self._weights))
 
     def figures(self, features: Features) -> Figures:
-        """The same as `predict`: beyond the product, a few dozen plain numbers are quicker than as many calls of numpy."""
+        """The same as `predict`, with as few calls of numpy as will do."""
         vectors = self._checked(features.vectors(self.name))
-        flat: list[float] = vectors[0].astype(np.float64).dot(self._weights).tolist()
-        flat = [value + bias for value, (bias, _, _) in zip(flat, self._plain, strict=True)]
-        if self._any_odds:
-            for place, odd in enumerate(self._plain_odds):
-                if odd:
-                    flat[place] = (math.tanh(flat[place] * 0.5) + 1.0) * 0.5
-        bounded = zip(flat, self._plain, strict=True)
-        flat = [low if v < low else high if v > high else v for v, (_, low, high) in bounded]  # noqa: FURB136 - calls cost
-        return self._columns.figures(flat)
+        flat = vectors[0].astype(np.float64).dot(self._weights)
+        flat += self._bias
+        np.maximum(flat, self._rest_low, out=flat)
+        np.minimum(flat, self._rest_high, out=flat)
+        values: list[float] = flat.tolist()
+        for place, (odd, low, high) in enumerate(self._ends):
+            value = values[place]
+            if odd:
+                value = (math.tanh(value * 0.5) + 1.0) * 0.5
+            values[place] = low if value < low else high if value > high else value  # noqa: FURB136 - a call costs more
+        return self._columns.figures(values)
 
     def predict_many(self, features: Features) -> Prediction:
         """One matrix product [N, M]."""
