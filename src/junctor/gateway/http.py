@@ -23,6 +23,9 @@ MAX_HEAD_BYTES = 64 * 1024
 LINGER_S = 2.0
 SWEEP_S = 1.0
 MOST_OUTGOING = 64
+BODY_CAME, NO_BODY_SINCE = -1, -2
+BODIED = frozenset({b"content-length", b"transfer-encoding"})
+NO_UPGRADE = frozenset({b"upgrade", b"connection", b"http2-settings", b"expect"})
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 
@@ -175,16 +178,36 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
+        except httptools.HttpParserUpgrade as upgrade:
             self._last = True  # nothing to upgrade to: the request is answered as if it had not asked
+            if self._reading:
+                self._read_again(data[upgrade.args[0] :])
+                return
         except httptools.HttpParserError:
             self._refuse(RequestError("is not HTTP/1.1", field="request", fix="speak HTTP to this port"))
         if self._reading and not self._head_size_ok(len(data)):
             self._refuse(HeadTooLarge(f"is over {MAX_HEAD_BYTES} bytes", field="head", fix="send fewer headers"))
 
+    def _body_behind(self) -> bool:
+        """Whether a body comes yet that the parser leaves alone, because the request asks for an upgrade."""
+        bodied = any(name in BODIED and value != b"0" for name, value in self._headers)
+        return bodied and self._parser.get_method() != b"CONNECT"
+
+    def _read_again(self, rest: bytes) -> None:
+        """The parser gives up at a body behind `upgrade`, which some clients send with every request: read it without."""
+        method = self._parser.get_method()
+        kept = [b"%b: %b\r\n" % pair for pair in self._headers if pair[0] not in NO_UPGRADE]
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self._url, b"".join(kept), rest))
+
     def _head_size_ok(self, more: int) -> bool:
-        if self._head_size < 0:  # the head is complete
+        """Bounds the head, and whatever comes after it without being body: trailers, extensions of chunks."""
+        if self._head_size == BODY_CAME:
+            self._head_size = NO_BODY_SINCE
             return True
+        if self._head_size < 0:
+            self._head_size -= more
+            return self._head_size >= NO_BODY_SINCE - MAX_HEAD_BYTES
         self._head_size += more
         return self._head_size <= MAX_HEAD_BYTES
 
@@ -202,21 +225,26 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """httptools: a header."""
-        self._headers.append((name.lower(), value))
+        """httptools: a header; what stands behind the body is none."""
+        if self._head_size >= 0:
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """httptools: the head is there; what is announced too large is refused before it comes."""
-        self._head_size = -1
+        self._head_size = BODY_CAME
         for name, value in self._headers:
             if name == b"content-length":
                 self._grow(int(value))
                 self._size = 0
+            elif name == b"transfer-encoding" and self._parser.get_http_version() != "1.1":
+                # A proxy of that age takes what follows for another request.
+                self._refuse(RequestError("has chunks before HTTP/1.1", field="request", fix="send a content-length"))
             elif name == b"expect" and value.lower() == b"100-continue" and not self._refused:
                 self._transport.write(CONTINUE)
 
     def on_body(self, body: bytes) -> None:
         """httptools: a piece of the body."""
+        self._head_size = BODY_CAME
         self._grow(len(body))
         if not self._refused:
             self._body.append(body)
@@ -229,10 +257,12 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """httptools: the request is whole."""
+        parser = self._parser
+        if parser.should_upgrade() and self._body_behind():
+            return
         self._reading = False
         if self._refused:
             return
-        parser = self._parser
         path, _, query = self._url.partition(b"?")
         exchange = Exchange(
             self,

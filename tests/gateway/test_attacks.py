@@ -1,0 +1,131 @@
+"""What somebody tries who wants to get past the gateway, wear it out, or be taken for another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from .conftest import Served
+from .test_bad_requests import call
+
+CHUNKED = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+async def connect(served: Served):
+    return await asyncio.open_connection("127.0.0.1", int(served.url.rsplit(":", 1)[1]))
+
+
+async def said(served: Served, data: bytes) -> bytes:
+    """What comes back until the connection ends."""
+    reader, writer = await connect(served)
+    try:
+        writer.write(data)
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
+
+
+def posted(body: bytes, *headers: bytes) -> bytes:
+    lines = b"".join(header + b"\r\n" for header in headers)
+    return b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n%bcontent-length: %d\r\n\r\n%b" % (lines, len(body), body)
+
+
+# the wire
+
+AMBIGUOUS = {
+    "two lengths": b"content-length: 1\r\ncontent-length: 2\r\n\r\nxx",
+    "a list of lengths": b"content-length: 1, 1\r\n\r\nx",
+    "a signed length": b"content-length: +1\r\n\r\nx",
+    "a length that overflows": b"content-length: 99999999999999999999999\r\n\r\nx",
+    "length and chunks": b"content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks that are none": b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "chunks, then more": b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "chunks twice": b"transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n",
+    "a blank before the colon": b"transfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+    "a folded header": b"transfer-encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+    "lines that end too early": b"x-a: b\nx-c: d\r\n\r\n",
+    "a return in a value": b"x-a: b\rx-c: d\r\n\r\n",
+    "a zero in a value": b"x-a: b\0c\r\n\r\n",
+    "a hexadecimal prefix": b"transfer-encoding: chunked\r\n\r\n0x1\r\nx\r\n0\r\n\r\n",
+    "a chunk that overflows": b"transfer-encoding: chunked\r\n\r\nfffffffffffffffff1\r\nx\r\n0\r\n\r\n",
+    "chunks that end too early": b"transfer-encoding: chunked\r\n\r\n1\nx\n0\n\n",
+}
+
+
+@pytest.mark.slow
+async def test_what_two_servers_could_read_differently_is_refused(upstream, gateway) -> None:
+    """Each is one typed 400 and the end of the connection; nothing behind it is taken for a request."""
+    up = await upstream()
+    served = await gateway(up)
+    behind = posted(json.dumps(call()).encode())
+    cases = [b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n" + rest + behind for rest in AMBIGUOUS.values()]
+    cases.append(b"POST /v1/chat/completions HTTP/1.0\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n" + behind)
+    for case, answer in zip(cases, await asyncio.gather(*(said(served, case) for case in cases)), strict=True):
+        assert answer.startswith(b"HTTP/1.1 400 "), case
+        assert answer.count(b"\r\ndate: ") == 1, case
+    assert up.bodies == []
+
+
+async def test_what_stands_behind_a_body_is_no_header(upstream, gateway) -> None:
+    """Trailers say nothing: not who calls, and not what he may."""
+    served = await gateway(await upstream())
+    body = json.dumps(call()).encode()
+    reader, writer = await connect(served)
+    writer.write(CHUNKED + b"%x\r\n%b\r\n0\r\nx-junctor-tenant: theirs\r\nx-junctor-budget-usd: no\r\n\r\n" % (len(body), body))
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+    assert served.records()[0].tenant == ""
+
+
+@pytest.mark.parametrize("start", [b"0\r\n", b"0\r\nx: ", b"1;"], ids=["trailers", "one trailer", "extension"])
+async def test_what_is_no_body_is_bounded_behind_the_head_too(upstream, gateway, start) -> None:
+    """Neither trailers nor extensions of chunks fill the memory."""
+    served = await gateway(await upstream())
+    reader, writer = await connect(served)
+    writer.write(CHUNKED + start)
+    for number in range(40):
+        writer.write(b"x%d: %b\r\n" % (number, b"y" * 9000) if start == b"0\r\n" else b"y" * 9000)
+        await asyncio.sleep(0)
+    assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 431 ")
+    writer.close()
+
+
+async def test_large_bodies_in_small_chunks_are_no_attack(upstream, gateway) -> None:
+    """A bound on what is no body does not hit those who send much, slowly and in many pieces."""
+    up = await upstream()
+    served = await gateway(up)
+    body = json.dumps(call(messages=[{"role": "user", "content": "word " * 40_000}])).encode()
+    reader, writer = await connect(served)
+    writer.write(CHUNKED)
+    for at in range(0, len(body), 50_000):
+        pieces = [body[i : i + 20] for i in range(at, min(at + 50_000, len(body)), 20)]
+        writer.write(b"".join(b"%x;a=b\r\n%b\r\n" % (len(piece), piece) for piece in pieces))
+        await writer.drain()
+        await asyncio.sleep(0.01)
+    writer.write(b"0\r\n\r\n")
+    assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+    assert len(up.bodies[0]["messages"][0]["content"]) == 200_000
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+async def test_a_client_that_offers_http_2_is_served(upstream, gateway, pieces) -> None:
+    """The HTTP client of Java asks for h2c with every POST in clear; its body is no second request."""
+    up = await upstream()
+    served = await gateway(up)
+    offer = (b"connection: Upgrade, HTTP2-Settings", b"http2-settings: AAEAAEAAAAIAAAAB", b"upgrade: h2c")
+    data = posted(json.dumps(call(user="GET /v1/models HTTP/1.1\r\n\r\n")).encode(), *offer)
+    head = data.index(b"\r\n\r\n") + 4
+    cuts = [0, len(data)] if pieces == 1 else [0, head, len(data)] if pieces == 2 else [0, head + 9, head + 20, len(data)]
+    reader, writer = await connect(served)
+    for start, end in zip(cuts, cuts[1:], strict=False):
+        writer.write(data[start:end])
+        await asyncio.sleep(0.02)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"\r\ndate: ") == 1
+    assert len(up.bodies) == 1
+    assert (await said(served, b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nxx")).startswith(b"HTTP/1.1 404 ")
