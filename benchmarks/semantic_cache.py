@@ -135,7 +135,8 @@ def nearest(trial: Trial, agreement: str) -> Nearest:
 
 
 def _sign(agreement: str, text: str) -> Any:
-    return () if agreement == "none" else SIGNATURES[agreement](text)
+    signatures: Mapping[str, Callable[[str], tuple[str, ...]]] = {**SIGNATURES}
+    return () if agreement == "none" else signatures[agreement](text)
 
 
 def at(found: Nearest, threshold: float) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def choose(found: dict[tuple[str, str], Nearest]) -> float | None:
         hits, false = (sum(row[key] for row in plain) for key in ("hits", "false"))
         deceived = [row["false"] / row["questions"] for name, row in rows.items() if "deceive" in name]
         if false <= BOUND * hits and max(deceived) <= DECEIVED:
-            return threshold
+            return float(threshold)
     return None
 
 

@@ -9,8 +9,9 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from chromium import Tab, tab
 from PIL import Image
+
+from chromium import Tab, tab
 
 # file: (page, width, most pixels of height, dark, what to do there before)
 OPEN = "document.querySelector('.feed summary').click()"
