@@ -5,9 +5,11 @@ Shape suffixes: T tokens, E adapters, N edges (expert-sorted), D input width, O 
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
 from typing import Any, Literal
 
 import torch
@@ -255,13 +257,43 @@ def lora_scale(config: Mapping[str, Any], rank: int, module: str) -> float:
     return float(alpha) / divisor
 
 
-def bank_from_peft(adapters: Sequence[tuple[Mapping[str, Tensor], Mapping[str, Any]]], module: str) -> LoraBank:
-    """One bank for `module` out of several `peft` adapters, each (state dict, fields of adapter_config.json).
+Adapter = tuple[Mapping[str, Tensor], Mapping[str, Any]]
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def load_peft(where: FilePath | str) -> Adapter:
+    """A saved `peft` adapter, (state dict, fields of adapter_config.json), from its folder or its .safetensors file.
+
+    Only safetensors are read, never pickled weights (adapter_model.bin). Raises UserError for what is no LoRA adapter.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = FilePath(where)
+    weights = path / WEIGHTS if path.is_dir() else path
+    try:
+        config = json.loads((weights.parent / CONFIG).read_text("utf-8"))
+        state = load_file(weights)
+    except OSError as error:
+        fix = f"a folder with {WEIGHTS} and {CONFIG}"
+        raise UserError(f"cannot be read: {error.strerror or error}", field=str(where), fix=fix) from error
+    except (ValueError, SafetensorError) as error:
+        raise UserError(f"is no saved adapter: {error}", field=str(where), fix="save_pretrained of peft") from error
+    if config.get("peft_type") != "LORA":
+        raise UserError(f"is {config.get('peft_type')}, not LORA", field=f"{where}: peft_type", fix="a LoRA adapter")
+    if config.get("bias", "none") != "none":
+        raise UserError("the base layers' biases were trained too", field=f"{where}: bias", fix='an adapter with bias="none"')
+    return state, config
+
+
+def bank_from_peft(adapters: Sequence[Adapter | FilePath | str], module: str) -> LoraBank:
+    """One bank for `module` out of several `peft` adapters, each a folder, or (state dict, fields of adapter_config.json).
 
     Ranks may differ (the smaller are padded with zeros, which changes nothing); each adapter's scale is folded into its B.
     """
     pairs = []
-    for state, config in adapters:
+    for adapter in adapters:
+        state, config = load_peft(adapter) if isinstance(adapter, str | FilePath) else adapter
         weights = read_lora(state)
         if module not in weights:
             raise UserError("an adapter does not cover it", field=module, fix="it covers: " + ", ".join(sorted(weights)))
