@@ -1,8 +1,8 @@
 """What callers of other APIs say beyond the chat API, taken out for upstreams that refuse what they do not know.
 
 Hints go (`cache_control`, `thinking` and `output_config`, as `reasoning_effort` says the same), and reasoning that only its own
-upstream can use (`thinking_blocks`, `reasoning_content`). What has a bearing on the answer is put into words: that a tool failed,
-what a file is about.
+upstream can use (`thinking_blocks`, `reasoning_content`). What has a bearing on the answer is put into words: that a tool
+failed, what a file is about.
 """
 
 from __future__ import annotations
