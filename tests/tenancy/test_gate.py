@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 
+import msgspec
 import pytest
 
 from junctor.engine.context import CallContext
@@ -18,7 +19,7 @@ from junctor.tenancy.gate import UNKNOWN_REMEMBERED, KeyedTenancy
 from junctor.tenancy.keeping import Keeper
 from junctor.tenancy.keys import digest_of
 from junctor.tenancy.local_store import LocalStore
-from junctor.types import Attempt, Call, Decision, Fallback, Limits, Message, Outcome, Price, Request, Target
+from junctor.types import Attempt, Call, Constraints, Decision, Fallback, Limits, Message, Outcome, Price, Request, Target
 
 from .conftest import Clock
 
@@ -395,6 +396,53 @@ def test_the_most_that_a_call_may_cost():
     )
     assert asked_output(Request(params={"input": "embed me"})) == 0
     assert asked_output(asking(max_tokens=5, max_completion_tokens=6)) == 6
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"messages": [{"role": "user", "content": "hi", "name": LONG}]},
+        {"messages": [{"role": "assistant", "content": "hi", "reasoning_content": LONG}]},
+        {"messages": [{"role": "assistant", "content": "hi", "function_call": {"name": "f", "arguments": LONG}}]},
+        {"messages": [{"role": "user", "content": [{"type": "refusal", "refusal": LONG}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "thinking", "text": "", "thinking": LONG}]}]},
+        {"prediction": {"type": "content", "content": LONG}},
+        {"extra_body": {"documents": [LONG]}},
+        {"guided_grammar": LONG},
+    ],
+    ids=["name", "reasoning", "function call", "refusal", "a part of another kind", "prediction", "unknown", "unknown text"],
+)
+def test_no_field_takes_text_past_the_budget(said):
+    """Whatever an upstream may read is set aside for, wherever it stands."""
+    from junctor.tenancy.estimates import input_bytes
+
+    turns = said.get("messages", [{"role": "user", "content": "hi"}])
+    request = Request(messages=tuple(Message(t["role"], t["content"]) for t in turns), params={"messages": turns, **said})
+    assert 5000 <= input_bytes(request) < 5300
+
+
+def test_the_larger_of_two_limits_and_pictures_with_words_are_set_aside_for():
+    """One upstream reads the one, another the other; a picture with a text of its own is still a picture."""
+    from junctor.tenancy.estimates import asked_output, input_bytes
+
+    assert asked_output(asking(max_tokens=9000, max_completion_tokens=1)) == 9000
+    assert asked_output(asking(max_tokens=1, max_completion_tokens=9000)) == 9000
+    picture = [{"type": "image_url", "text": "", "image_url": {"url": "x"}}]
+    assert input_bytes(Request(messages=(Message("user", picture),))) == 8 + 3000
+
+
+async def test_a_long_deadline_holds_what_was_set_aside_as_long(world):
+    """Otherwise a slow call would be given up while it runs, and its money promised again."""
+    tenancy, keeper, clock = world()
+    _, key = await keeper.create({"budget_usd": 10.0})
+    for asked, held in ((None, 120.0), (1.0, 120.0), (600.0, 660.0), (1e300, 7 * 86_400.0 + 60.0)):
+        request = msgspec.structs.replace(asking(), constraints=Constraints(deadline_s=asked))
+        call = tenancy.enter(tenancy.identify(bearer(key)), request, "auto")
+        assert call.expires - clock() == pytest.approx(held)
+        tenancy.settle(call, None, None)
 
 
 async def test_nothing_awaits_where_the_state_is_on_this_machine(world):

@@ -28,49 +28,63 @@ OUTPUT_TOKENS = 4096
 EXPECTED_OUTPUT_TOKENS = 512
 TOKENS_PER_MESSAGE = 8
 TOKENS_PER_PART = 3000
-BESIDE_MESSAGES = frozenset({"tools", "functions", "response_format", "input", "documents"})
+SETTING_CHARS = 256
+NEVER_READ = frozenset({"metadata", "stream_options", "logit_bias", "stop", "modalities"})
+COUNTED = frozenset({"role", "content"})
+MEDIA = frozenset({"image_url", "input_image", "input_audio", "audio_url", "video_url", "file"})
 
 _encode = msgspec.json.Encoder().encode
 
 
 def input_bytes(request: Request) -> int:
-    """Bytes of text that go in, which bounds their tokens: messages, tools and schemas; a part that is no text counts 3,000."""
+    """Bytes of text that go in, which bounds their tokens; a part that is no text counts 3,000.
+
+    Whatever may be read counts, known to us or not: every field of a message, and what the call says beside its messages.
+    """
     total = TOKENS_PER_MESSAGE * len(request.messages)
-    calls = False
     for message in request.messages:
         content = message.content
         if type(content) is str:
             total += len(content) if content.isascii() else len(content.encode("utf-8", "surrogatepass"))
         elif content is not None:
             total += _parts(content)
-        calls = calls or message.role == "assistant"
-    params = request.params
-    if not BESIDE_MESSAGES.isdisjoint(params):
-        total += sum(len(_encode(params[name])) for name in BESIDE_MESSAGES if name in params)
-    if calls:
-        total += _tool_calls(params)
+    for name, value in request.params.items():
+        kind = type(value)
+        if kind is str:
+            if len(value) > SETTING_CHARS or name == "input":
+                total += len(value.encode("utf-8", "surrogatepass"))
+        elif (kind is list or kind is dict) and name not in NEVER_READ:
+            total += _beside_content(value) if name == "messages" else len(_encode(value))
     return total or len(request.text.encode("utf-8", "surrogatepass"))
 
 
-def _tool_calls(params: Mapping[str, Any]) -> int:
-    """Bytes of the calls of tools that the conversation holds already."""
-    found = params.get("messages")
-    turns = [turn for turn in found if isinstance(turn, dict)] if isinstance(found, list) else []
-    return sum(len(_encode(turn["tool_calls"])) for turn in turns if turn.get("tool_calls"))
+def _beside_content(turns: list[Any]) -> int:
+    """What messages say outside of their content: calls of tools, names, reasoning."""
+    total = 0
+    for turn in turns:
+        if len(turn) > 2 and type(turn) is dict:
+            total += sum(len(_encode(value)) for name, value in turn.items() if name not in COUNTED and value is not None)
+    return total
 
 
 def _parts(content: Any) -> int:
     total = 0
     for part in content if isinstance(content, list) else ():
+        kind = part.get("type") if isinstance(part, dict) else None
         text = part.get("text") if isinstance(part, dict) else None
-        total += len(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else TOKENS_PER_PART
+        if isinstance(text, str):
+            total += len(text.encode("utf-8", "surrogatepass"))
+        if kind != "text":
+            total += TOKENS_PER_PART if kind in MEDIA else max(TOKENS_PER_PART, len(_encode(part)))
     return total
 
 
 def asked_output(request: Request) -> int | None:
-    """Tokens of output that the caller asked for at most."""
+    """Tokens of output that the caller asked for at most: of two figures the larger, for upstreams read one or the other."""
     params = request.params
-    asked = params.get("max_completion_tokens") or params.get("max_tokens")
+    asked, older = params.get("max_completion_tokens"), params.get("max_tokens")
+    if type(older) is int and (type(asked) is not int or older > asked):
+        asked = older
     if type(asked) is int and asked > 0:
         return asked
     return 0 if not request.messages and "input" in params else None

@@ -29,6 +29,7 @@ log = logging.getLogger("junctor.tenancy")
 REMEMBERED = 65_536
 UNKNOWN_REMEMBERED = 4096
 RESERVED_FOR_S = 60.0
+LONGEST_HOLD_S = 7 * 86_400.0
 KEPT_FOR_S = 5.0
 ADMIN = Principal(key="admin", name="admin", admin=True, priority=0)
 HEADER = b"x-junctor-budget-left-usd"
@@ -197,6 +198,9 @@ class KeyedTenancy(Tenancy):
         ticket.headers = list(principal.limits)
         now = self._wall()
         ticket.expires = now + self._hold_s
+        deadline_s = request.constraints.deadline_s
+        if deadline_s is not None and deadline_s > self._hold_s - RESERVED_FOR_S:
+            ticket.expires = now + min(deadline_s, LONGEST_HOLD_S) + RESERVED_FOR_S
         if principal.door is not None:
             self._choose(principal, ticket, now)
         ticket.ceiling = self.tariffs.ceiling(ticket.sent, ticket.asked, ticket.answers)
