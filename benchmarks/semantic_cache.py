@@ -135,7 +135,7 @@ def nearest(trial: Trial, agreement: str) -> Nearest:
 
 
 def _sign(agreement: str, text: str) -> Any:
-    signatures: dict[str, Any] = {**SIGNATURES}
+    signatures: Any = SIGNATURES
     return () if agreement == "none" else signatures[agreement](text)
 
 

@@ -50,6 +50,38 @@ def dashboard_link(host: str, port: int, key: str = "") -> str:
     return f"http://{shown}:{port}/" + (f"#key={key}" if key else "")
 
 
+class Neighbours:
+    """Who may ask without a key: programs of this machine, not the pages of other sites that its browser shows.
+
+    Such a page can send a request without reading the answer, or have its own name point at this address and read it too.
+    `hosts` are further names under which the gateway may be asked for.
+    """
+
+    def __init__(self, hosts: Iterable[str] = ()) -> None:
+        self._hosts = NAMES | {name.lower() for name in hosts}
+
+    def check(self, exchange: Exchange) -> None:
+        """Raises Forbidden for what another site's page sends."""
+        host = origin = b""
+        for name, value in exchange.headers:
+            if name == b"host":
+                host = value
+            elif name == b"origin":
+                origin = value
+        if host and not self._ours(_host_name(host.decode("latin-1"))):
+            raise Forbidden(
+                f"{host[:80].decode('latin-1')!r} is no name of this gateway",
+                field="host",
+                fix="ask 127.0.0.1, add the name to telemetry.dashboard_hosts, or require keys",
+            )
+        if origin and not self._ours(urlsplit(origin.decode("latin-1")).hostname or ""):
+            raise Forbidden("comes from another site", field="origin", fix="require keys, and let your server ask with one")
+
+    def _ours(self, name: str) -> bool:
+        """Names that nobody can register are ours, as those that containers give to this machine are."""
+        return name in self._hosts or name.endswith((".localhost", ".internal", ".local")) or is_loopback(name)
+
+
 class Access:
     """Checks requests for the dashboard and the admin pages.
 
@@ -100,14 +132,17 @@ class Access:
         raise Unauthorised("this needs the admin key", fix="log in, or send authorization: Bearer KEY")
 
     def knows(self, key: str) -> bool:
-        """Whether this is the admin key, in constant time. Raises RateLimited after ten wrong ones in a minute."""
+        """Whether this is the admin key, in constant time. Raises RateLimited for wrong ones after ten in a minute.
+
+        The right key always opens: otherwise any stranger could lock the owner out.
+        """
+        if hmac.compare_digest(hashlib.sha256(key.encode("utf-8", "replace")).digest(), self._digest):
+            return True
         now = self._wall()
         if len(self._failures) == FAILURES and now - self._failures[0] < WITHIN_S:
             raise RateLimited("too many wrong keys", retry_after_s=WITHIN_S, fix="wait a minute")
-        good = hmac.compare_digest(hashlib.sha256(key.encode("utf-8", "replace")).digest(), self._digest)
-        if not good:
-            self._failures.append(now)
-        return good
+        self._failures.append(now)
+        return False
 
     def login(self, key: str, *, secure: bool = False) -> Header:
         """The cookie of a new session; raises Unauthorised."""
