@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 
 import pytest
+
+from junctor.config import parse_config
+from junctor.gateway import serve_async
+from junctor.gateway.assembly import assemble
 
 from .conftest import Served
 from .test_bad_requests import call
@@ -120,7 +125,7 @@ async def test_a_client_that_offers_http_2_is_served(upstream, gateway, pieces) 
     head = data.index(b"\r\n\r\n") + 4
     cuts = [0, len(data)] if pieces == 1 else [0, head, len(data)] if pieces == 2 else [0, head + 9, head + 20, len(data)]
     reader, writer = await connect(served)
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in itertools.pairwise(cuts):
         writer.write(data[start:end])
         await asyncio.sleep(0.02)
     answer = await asyncio.wait_for(reader.read(), 10)
@@ -129,3 +134,81 @@ async def test_a_client_that_offers_http_2_is_served(upstream, gateway, pieces) 
     assert answer.count(b"\r\ndate: ") == 1
     assert len(up.bodies) == 1
     assert (await said(served, b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nxx")).startswith(b"HTTP/1.1 404 ")
+
+
+# pages of other sites, shown by a browser of this machine
+
+
+@pytest.fixture
+async def open_to_neighbours(upstream, tmp_path):
+    """A gateway without keys, from a configuration, as `junctor serve` puts it together."""
+    up = await upstream()
+    config = parse_config(
+        {
+            "journal": {"path": ""},
+            "providers": {"up": {"kind": "openai_compatible", "base_url": up.url}},
+            "targets": {"t0": {"provider": "up", "model": "up"}},
+            "telemetry": {"dashboard_hosts": ["gateway.example"]},
+        },
+        folder=tmp_path,
+    )
+    assembled = assemble(config)
+    stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(
+        serve_async(assembled.gateway, port=0, on_ready=lambda _, port: ready.set_result(port), until=stop)
+    )
+    yield await ready, up
+    stop.set()
+    await serving
+
+
+FOREIGN = [
+    (b"host: evil.example:8080",),
+    (b"host: 127.0.0.1.evil.example",),
+    (b"host: 127.0.0.1:8080", b"origin: https://evil.example"),
+    (b"host: localhost", b"origin: null"),
+    (b"host: localhost", b"origin: https://localhost.evil.example"),
+    (b"host: localhost", b"origin: http://localhost@evil.example"),
+    (b"host: [::2]",),
+]
+NEAR = [
+    (b"host: 127.0.0.1:8080",),
+    (b"host: localhost", b"origin: http://localhost:3000"),
+    (b"host: [::1]:8080",),
+    (b"host: host.docker.internal:8080",),
+    (b"host: GATEWAY.example",),
+    (),
+]
+
+
+async def test_without_keys_no_other_site_may_ask_through_a_browser(open_to_neighbours) -> None:
+    """Neither a page that sends blindly, nor one whose name was pointed at this address: it could spend, and read prompts."""
+    port, up = open_to_neighbours
+
+    async def status(headers: tuple[bytes, ...], path: bytes = b"POST /v1/chat/completions", body: bytes = b"") -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        lines = b"".join(line + b"\r\n" for line in headers)
+        writer.write(b"%b HTTP/1.1\r\n%bcontent-length: %d\r\n\r\n%b" % (path, lines, len(body), body))
+        found = int((await asyncio.wait_for(reader.readline(), 10)).split()[1])
+        writer.close()
+        return found
+
+    body = json.dumps(call(model="t0")).encode()
+    for headers in FOREIGN:
+        assert await status((*headers, b"content-type: text/plain"), body=body) == 403, headers
+        assert await status(headers, b"GET /v1/models") == 403, headers
+    assert up.bodies == []
+    for headers in NEAR:
+        assert await status(headers, body=body) == 200, headers
+    assert await status(FOREIGN[0], b"GET /healthz") == 200
+
+
+@pytest.mark.parametrize("value", [b"a\x9b31mred", b"a\tb", b"x\xa0y"])
+async def test_names_that_callers_make_up_are_printable(upstream, gateway, value) -> None:
+    """They are shown in terminals and on pages."""
+    served = await gateway(await upstream())
+    body = json.dumps(call()).encode()
+    for name in (b"x-junctor-tenant", b"x-junctor-session"):
+        answer = await said(served, posted(body, name + b": " + value, b"connection: close"))
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["param"] == name.decode()

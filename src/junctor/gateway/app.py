@@ -48,11 +48,13 @@ class Gateway:
     answers of the Responses API; without one this process does, in memory.
 
     `on_refusal` hears of every error that was answered, with the id of the decision that may have been taken; `on_call` sees
-    every call with its headers, once it was parsed and before anything else looks at it.
+    every call with its headers, once it was parsed and before anything else looks at it; `neighbours` sees what comes without a
+    key, and may raise Forbidden.
     """
 
     on_refusal: Callable[[JunctorError, str], None] | None = None
     on_call: Callable[[Request, Headers], None] | None = None
+    neighbours: Callable[[Exchange], None] | None = None
 
     def __init__(
         self,
@@ -94,6 +96,8 @@ class Gateway:
             if not page.open and self.service.tenancy is not None:
                 found = self.service.identify(exchange.headers)
                 principal = found if isinstance(found, Principal) else await found
+            if principal is ANYONE and self.neighbours is not None and not page.open:
+                self.neighbours(exchange)
             if page.admin and not principal.admin:
                 raise Forbidden("this needs the admin key", fix="send the key that gateway.admin_key names")
             await page.answer(exchange, principal)
@@ -131,8 +135,8 @@ class Gateway:
             exchange.reply(200, replies.whole_head(answer), body)
 
     async def _stream(self, wire_: Wire, asked: Asked, exchange: Exchange, principal: Principal, fresh: bool) -> None:
+        writer = wire_.writer(asked)  # before there is an answer that somebody would have to close
         answer = await self.service.stream(asked.request, asked.model, principal, fresh=fresh)
-        writer = wire_.writer(asked)
         try:
             async with answer:
                 exchange.start(replies.stream_head(answer))

@@ -10,6 +10,7 @@ from typing import Any
 
 from junctor.build import build_service
 from junctor.config import Config
+from junctor.gateway.access import Neighbours
 from junctor.gateway.app import Gateway
 from junctor.gateway.reloading import Reloader
 from junctor.gateway.seeing import Prepared, Seeing, prepare
@@ -44,6 +45,7 @@ def assemble(config: Config, path: Path | None = None, worker: int = 0, prepared
         return seeing.attach(build_service(config, old), config)
 
     gateway = Gateway(build(config), responses=build_store(config))
+    gateway.neighbours = Neighbours(config.telemetry.dashboard_hosts).check
     gateway.on_refusal = seeing.refused
     gateway.on_call = None if seeing.tracer is None else seeing.tracer.begin
     for (method, where), page in seeing.pages(lambda: gateway.service).items():

@@ -65,7 +65,7 @@ def wishes_of(params: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) ->
             elif header == SESSION_HEADER:
                 session = _name(value.decode("latin-1"), "x-junctor-session")
             elif header == TENANT_HEADER:
-                tenant = value.decode("latin-1")[:NAME_CHARS]
+                tenant = _name(value.decode("latin-1")[:NAME_CHARS], "x-junctor-tenant")
     if asked:
         return Wishes(labels, Constraints(**{name: _figure(name, *said) for name, said in asked.items()}), tenant, session)
     if not (tenant or session or labels):
@@ -74,8 +74,8 @@ def wishes_of(params: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) ->
 
 
 def _name(value: Any, path: str) -> str:
-    if not isinstance(value, str) or len(value) > NAME_CHARS:
-        raise RequestError(f"is not a text of at most {NAME_CHARS} characters", field=path, fix="send a short name")
+    if not isinstance(value, str) or len(value) > NAME_CHARS or not value.isprintable():
+        raise RequestError(f"is not a text of at most {NAME_CHARS} printable characters", field=path, fix="send a short name")
     return value
 
 
