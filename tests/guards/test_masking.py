@@ -52,6 +52,36 @@ def test_every_place_where_words_stand_is_masked_and_nothing_else_is_touched() -
     assert noticed.findings == ["pii: email 5"]
 
 
+def test_a_call_of_a_custom_tool_and_a_prediction_are_masked_too() -> None:
+    call = {"id": "1", "type": "custom", "custom": {"name": "mail", "input": f"to {MAIL}"}}
+    request, noticed = chain().before(asked({"role": "assistant", "content": None, "tool_calls": [call]}))
+    assert request.params["messages"][0]["tool_calls"][0]["custom"] == {"name": "mail", "input": "to <EMAIL_1>"}
+    assert noticed.findings == ["pii: email 1"]
+    request, _ = chain().before(asked("mend it", prediction={"type": "content", "content": f"mail {MAIL}"}))
+    assert request.params["prediction"]["content"] == "mail <EMAIL_1>"
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("ana\u200b@exam\u00adple.org!", "<EMAIL_1>!"),
+        ("\u201cana\uff20example.org\u201d", "\u201c<EMAIL_1>\u201d"),
+        ("card 4111\u00a01111\u00a01111\u00a01111.", "card <CARD_1>."),
+        ("card 4111\u20111111\u20111111\u20111111", "card <CARD_1>"),
+        ("DE89\u202f3704\u202f0044\u202f0532\u202f0130\u202f00", "<IBAN_1>"),
+        ("see https://x.example/?mail=ana@example.org", None),
+        ("\u2013 nothing\u00a0here \uff01", "\u2013 nothing\u00a0here \uff01"),
+    ],
+)
+def test_other_blanks_dashes_and_what_nobody_sees_hide_nothing(text: str, masked: str | None) -> None:
+    """The placeholder stands where the value stood, and gives back exactly what was written."""
+    request, noticed = chain().before(asked(text))
+    sent = request.params["messages"][0]["content"]
+    assert sent == masked or (masked is None and MAIL not in sent)
+    reply = json.loads(chain().after(request, replied(sent), noticed))
+    assert reply["choices"][0]["message"]["content"] == text
+
+
 def test_what_encoders_and_the_journal_read_is_masked_too() -> None:
     request, _ = chain().before(asked(f"I am {MAIL}"))
     assert request.text == "I am <EMAIL_1>"

@@ -22,7 +22,15 @@ from junctor.guards import pii
 from junctor.guards.contracts import Guard, Noticed, settings_of
 from junctor.guards.events import TEXTS, Channel, Weave
 from junctor.guards.pii.spans import Span, settled
-from junctor.guards.texts import changed_message, changed_request, json_strings, message_texts, messages_of, with_json_strings
+from junctor.guards.texts import (
+    changed_message,
+    changed_request,
+    content_texts,
+    json_strings,
+    message_texts,
+    messages_of,
+    with_json_strings,
+)
 from junctor.types import Request
 
 Modes = Literal["mask", "block", "annotate", "off"]
@@ -220,6 +228,9 @@ def _texts(request: Request) -> Iterator[str]:
                     yield text
     if isinstance(request.params.get("user"), str):
         yield request.params["user"]
+    prediction = request.params.get("prediction")
+    if isinstance(prediction, dict):
+        yield from content_texts(prediction.get("content"))
 
 
 def _speaks_json(request: Request) -> bool:

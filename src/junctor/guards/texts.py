@@ -1,8 +1,9 @@
 """The words of a request and of a reply: where they stand, and the same message with other words in their place.
 
 What guards read of a request: of every message, whatever its role, the content (a string, or the text of every part), the
-arguments of its tool calls, a refusal and reasoning; then `prediction` and `user`. Images, audio and files are carried, never
-read. Of an embeddings or a moderations call it is `input`. What they do not read: tool definitions, schemas, names, metadata.
+arguments or the input of its tool calls, a refusal and reasoning; then `prediction` and `user`. Images, audio and files are
+carried, never read. Of an embeddings or a moderations call it is `input`. What they do not read: tool definitions, schemas,
+names, metadata.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ def message_texts(message: dict[str, Any]) -> Iterator[tuple[str, bool]]:
         if isinstance(message.get(key), str):
             yield message[key], False
     yield from ((function["arguments"], True) for function in _functions(message))
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        if isinstance(call, dict) and isinstance(own := call.get("custom"), dict) and isinstance(own.get("input"), str):
+            yield own["input"], False
 
 
 def content_texts(content: Any) -> Iterator[str]:
@@ -80,7 +85,7 @@ def changed_message(message: dict[str, Any], plain: Change, json: Change) -> dic
         if isinstance(out.get(key), str):
             out[key] = plain(out[key])
     if isinstance(out.get("tool_calls"), list):
-        out["tool_calls"] = [_changed_call(call, json) for call in out["tool_calls"]]
+        out["tool_calls"] = [_changed_call(call, plain, json) for call in out["tool_calls"]]
     if isinstance(out.get("function_call"), dict):
         out["function_call"] = _changed_function(out["function_call"], json)
     return out
@@ -98,9 +103,13 @@ def changed_content(content: Any, change: Change) -> Any:
     ]
 
 
-def _changed_call(call: Any, change: Change) -> Any:
-    function = call.get("function") if isinstance(call, dict) else None
-    return {**call, "function": _changed_function(function, change)} if isinstance(function, dict) else call
+def _changed_call(call: Any, plain: Change, json: Change) -> Any:
+    if not isinstance(call, dict):
+        return call
+    if isinstance(own := call.get("custom"), dict) and isinstance(own.get("input"), str):
+        return {**call, "custom": {**own, "input": plain(own["input"])}}
+    function = call.get("function")
+    return {**call, "function": _changed_function(function, json)} if isinstance(function, dict) else call
 
 
 def _changed_function(function: dict[str, Any], change: Change) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from collections.abc import Set as AbstractSet
 from junctor.guards.pii.addresses import find_addresses
 from junctor.guards.pii.figures import find_forms
 from junctor.guards.pii.names import find_names
-from junctor.guards.pii.spans import KINDS, Span, settled
+from junctor.guards.pii.plain import ODD, plainly
+from junctor.guards.pii.spans import KINDS, Span, settled, without_links
 
 __all__ = ["ALL", "KINDS", "LEAST", "Span", "find"]
 
@@ -25,6 +26,14 @@ PLACED = frozenset({"address", "postcode"})
 
 def find(text: str, kinds: AbstractSet[str] = ALL, least: float = LEAST) -> list[Span]:
     """Spans of these kinds with a score of at least `least`, in order; none overlap."""
+    if not text.isascii() and ODD.search(text):
+        plain, places = plainly(text)
+        found = _find(plain, kinds, least)
+        return [span._replace(start=places[span.start], end=places[span.end - 1] + 1) for span in found]
+    return _find(text, kinds, least)
+
+
+def _find(text: str, kinds: AbstractSet[str], least: float) -> list[Span]:
     low = text.lower()
     found = list(find_forms(text, low))
     if kinds & PLACED:
@@ -32,6 +41,8 @@ def find(text: str, kinds: AbstractSet[str] = ALL, least: float = LEAST) -> list
     if kinds & NAMED:
         found += find_names(text)
     sure = [span for span in found if span.score >= least]
+    if "url" not in kinds and "://" in text:
+        sure = without_links(sure)
     if len(sure) > 1:
         sure = settled(sure)
     return [span for span in sure if span.kind in kinds]

@@ -46,6 +46,14 @@ def settled(spans: Iterable[Span]) -> list[Span]:
     return kept + _best(group)
 
 
+def without_links(spans: list[Span]) -> list[Span]:
+    """Links that nobody looks for must not hide an address or a secret that stands in them."""
+    inner = [span for span in spans if span.kind in ("email", "secret", "iban")]
+    if not inner:
+        return spans
+    return [s for s in spans if s.kind != "url" or not any(s.start <= i.start and i.end <= s.end for i in inner)]
+
+
 def _best(group: list[Span]) -> list[Span]:
     """The spans that stay of a group that hangs together."""
     if len(group) < 2:
