@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from junctor.encoders.base import Encoder
-from junctor.engine.deployments import ways
+from junctor.engine.deployments import places
 from junctor.engine.facts import Facts
 from junctor.engine.filters import Filter
 from junctor.engine.learning import Learning
@@ -101,7 +101,7 @@ class Names:
     def of(cls, catalogue: Catalogue, providers: Mapping[str, Provider], aliases: Mapping[str, Alias]) -> Names:
         """Check that every name leads somewhere; raises ConfigError."""
         everyone = [side for alias in aliases.values() for side in alias.with_sides]
-        can = {target.id: ways(target, providers) for target in catalogue}
+        where = {target.id: places(target, providers) for target in catalogue}
         for name, alias in aliases.items():
             if catalogue.position(name) is not None:
                 raise ConfigError("is also the id of a target", field=f"aliases.{name}", fix="give the alias another name")
@@ -110,8 +110,8 @@ class Names:
                     raise ConfigError(f"names {id_!r}, which is not a target", field=f"aliases.{name}", fix="add the target")
         return cls(
             aliases,
-            {side.name: Filter(side.targets, can) for side in everyone},
-            {target.id: Filter(Catalogue([target]), can) for target in catalogue},
+            {side.name: Filter.over(side.targets, where) for side in everyone},
+            {target.id: Filter.over(Catalogue([target]), where) for target in catalogue},
         )
 
     def unknown(self, model: str) -> UnknownModel:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
+from msgspec import Struct
 
 from junctor.engine.balancing import Balancer, Load, balancer
 from junctor.engine.breaker import Vital
@@ -20,31 +21,47 @@ IDEMPOTENT = "idempotent"
 ACTING_KINDS = frozenset({"tool", "agent"})
 
 
-class Site(Load):
-    """One place where a target is called.
+class Place(Struct, frozen=True, kw_only=True):
+    """Where a target can be called.
 
     target    as the provider is to see it: with the name of the model there
     can       what can be done there; None: not known, let it try
     """
 
-    __slots__ = ("can", "deployment", "provider", "target")
+    target: Target
+    provider: Provider
+    can: frozenset[str] | None
+    deployment: str = ""
+    weight: float = 1.0
 
-    def __init__(self, target: Target, provider: Provider, vital: Vital, deployment: Deployment | None = None) -> None:
-        super().__init__(target.id if deployment is None else deployment.id, 1.0, vital)
-        self.provider = provider
-        self.can = capabilities(target, provider)
-        self.deployment = ""
+    @classmethod
+    def of(cls, target: Target, provider: Provider, deployment: Deployment | None = None) -> Place:
+        """The place of a target without deployments, or that of one of them."""
+        seen = target
         if deployment is not None:
-            self.weight = deployment.weight
-            self.deployment = deployment.id
-            self.can = _both(target.capabilities, provider.capabilities)
-            target = msgspec.structs.replace(
+            seen = msgspec.structs.replace(
                 target, provider=deployment.provider, model=deployment.model or target.upstream_model, deployments=()
             )
         if IDEMPOTENT in target.settings and target.kind in ACTING_KINDS:
             sent = {key: value for key, value in target.settings.items() if key != IDEMPOTENT}
-            target = msgspec.structs.replace(target, settings=sent)
-        self.target = target
+            seen = msgspec.structs.replace(seen, settings=sent)
+        if deployment is None:
+            return cls(target=seen, provider=provider, can=capabilities(target, provider))
+        can = _both(target.capabilities, provider.capabilities)
+        return cls(target=seen, provider=provider, can=can, deployment=deployment.id, weight=deployment.weight)
+
+
+class Site(Load):
+    """A place with its load and health: `target`, `provider`, `can` and `deployment` are the place's."""
+
+    __slots__ = ("can", "deployment", "provider", "target")
+
+    def __init__(self, place: Place, vital: Vital) -> None:
+        super().__init__(place.deployment or place.target.id, place.weight, vital)
+        self.target = place.target
+        self.provider = place.provider
+        self.can = place.can
+        self.deployment = place.deployment
 
 
 class Pool:
@@ -54,7 +71,7 @@ class Pool:
     acts      a second call might do a second time what the first one did: a tool or an agent that is not said to be idempotent
     """
 
-    __slots__ = ("_balancer", "_calls", "_health", "_weighty", "acts", "only", "sites", "target")
+    __slots__ = ("_balancer", "_calls", "_health", "_odd", "_weighty", "acts", "only", "sites", "target")
 
     def __init__(self, target: Target, sites: Sequence[Site], rule: Balancer, health: Health) -> None:
         self.target = target
@@ -62,6 +79,7 @@ class Pool:
         self.only = self.sites[0] if len(self.sites) == 1 else None
         self.acts = target.kind in ACTING_KINDS and target.settings.get(IDEMPOTENT) is not True
         self._weighty = tuple(site for site in self.sites if site.weight > 0) or self.sites[:1]
+        self._odd = odd_fields(self.sites)
         self._balancer = rule
         self._health = health
         self._calls = 0
@@ -77,10 +95,10 @@ class Pool:
         if self._calls >= REVIEW_CALLS:
             self._calls = 0
             health.review([site.vital for site in self.sites])
-        needs = request.needs
-        if not (tried or needs or health):  # the usual case: all of them may be picked
+        plain = self._odd.isdisjoint(request.params)
+        if plain and not (tried or request.needs or health):  # the usual case: all of them may be picked
             return self._balanced(self._weighty, request) if len(self._weighty) > 1 else self._weighty[0]
-        able = [site for site in self.sites if site not in tried and (site.can is None or needs <= site.can)]
+        able = self._able(request, tried, plain=plain)
         if health and not ill:
             able = [site for site in able if health.ready(site.vital)]
         if len(able) > 1:
@@ -89,6 +107,12 @@ class Pool:
                 return self._balanced(weighty, request)
             able = weighty or able
         return able[0] if able else None
+
+    def _able(self, request: Request, tried: Sequence[Site], *, plain: bool) -> list[Site]:
+        """Those that can do what is needed and, unless the request is `plain`, be told all of it."""
+        needs = request.needs
+        able = [site for site in self.sites if site not in tried and (site.can is None or needs <= site.can)]
+        return able if plain else [site for site in able if not site.provider.untold(request, site.target)]
 
     def _balanced(self, sites: Sequence[Site], request: Request) -> Site:
         """As the rule says, but a session goes back to the site that it came from."""
@@ -104,13 +128,9 @@ class Pool:
         return 1 if self.only is not None else min(len(self.sites), MOST_SITES)
 
     def waits(self, request: Request, tried: Sequence[Site]) -> bool:
-        """Whether another site could be asked after those that were tried."""
-        if len(tried) >= self.most():
-            return False
-        return any(
-            site not in tried and (site.can is None or request.needs <= site.can) and self._health.ready(site.vital)
-            for site in self.sites
-        )
+        """Whether another site could be asked beside those that were tried."""
+        able = self._able(request, tried, plain=self._odd.isdisjoint(request.params))
+        return any(self._health.ready(site.vital) for site in able)
 
 
 def capabilities(target: Target, provider: Provider) -> frozenset[str] | None:
@@ -118,13 +138,18 @@ def capabilities(target: Target, provider: Provider) -> frozenset[str] | None:
     return target.capabilities or provider.capabilities
 
 
-def ways(target: Target, providers: Mapping[str, Provider]) -> tuple[frozenset[str] | None, ...]:
-    """What can be done at each place of a target; None: not known. Raises ConfigError for a provider that is not there."""
+def odd_fields(places: Iterable[Place | Site]) -> frozenset[str]:
+    """The fields that some of these may have no word for: a request with one of them has to be looked at."""
+    return frozenset(name for place in places for name in place.provider.cannot)
+
+
+def places(target: Target, providers: Mapping[str, Provider]) -> tuple[Place, ...]:
+    """Where a target can be called; raises ConfigError for a provider that is not there."""
     path = f"targets.{target.id}"
     if not target.deployments:
-        return (capabilities(target, _provider(target.provider, providers, f"{path}.provider")),)
-    makers = [_provider(deployment.provider, providers, f"{path}.deployments") for deployment in target.deployments]
-    return tuple(dict.fromkeys(_both(target.capabilities, maker.capabilities) for maker in makers))
+        return (Place.of(target, _provider(target.provider, providers, f"{path}.provider")),)
+    where = f"{path}.deployments"
+    return tuple(Place.of(target, _provider(one.provider, providers, where), one) for one in target.deployments)
 
 
 def _both(one: frozenset[str], other: frozenset[str] | None) -> frozenset[str] | None:
@@ -149,13 +174,7 @@ def pools_of(
 def _pool(target: Target, providers: Mapping[str, Provider], health: Health, chance: Callable[[], float]) -> Pool:
     path = f"targets.{target.id}"
     rule = balancer(target.balance, chance, health.clock, field=f"{path}.balance")
-    if not target.deployments:
-        provider = _provider(target.provider, providers, f"{path}.provider")
-        return Pool(target, [Site(target, provider, health.vital(target.id))], rule, health)
-    sites = []
-    for deployment in target.deployments:
-        provider = _provider(deployment.provider, providers, f"{path}.deployments")
-        sites.append(Site(target, provider, health.vital(target.id, deployment.id), deployment))
+    sites = [Site(place, health.vital(target.id, place.deployment)) for place in places(target, providers)]
     return Pool(target, sites, rule, health)
 
 

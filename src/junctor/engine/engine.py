@@ -292,7 +292,13 @@ class Engine:
         return narrowed, Decision(id=request.id, plan=Call(model), target=model, ranked=(ranked,), policy=DIRECT)
 
     def _decide(self, alias: Alias, request: Request, narrowed: Narrowed) -> Decision:
-        decision = alias.policy.decide(request, narrowed.targets, self._rng)
+        try:
+            decision = alias.policy.decide(request, narrowed.targets, self._rng)
+        except NoTarget as error:
+            if narrowed.refusals:
+                refusals = {**narrowed.refusals, **error.refusals}
+                raise NoTarget(error.message, refusals=refusals, field=error.field, fix=error.fix) from error
+            raise
         if request.constraints is not NO_CONSTRAINTS:
             decision = unheard(decision, request.constraints, alias.policy.honours)
         if narrowed.last_resort:

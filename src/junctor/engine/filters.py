@@ -7,10 +7,11 @@ that is not known refuses nothing: the policy may know the cost from recorded ou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from msgspec import Struct
 
+from junctor.engine.deployments import Place, odd_fields
 from junctor.engine.health import Health
 from junctor.errors import NoTarget
 from junctor.types import Catalogue, Request, Target
@@ -91,7 +92,7 @@ def expected_cost_usd(target: Target, demand: Demand) -> float | None:
 
 
 def refusal(target: Target, demand: Demand, can: frozenset[str] | None) -> str:
-    """Why this target cannot take the request, in a few words; "" when it can."""
+    """Why this target cannot do what is asked, in a few words; "" when it can."""
     missing = demand.needs - can if can is not None else frozenset()
     if missing:
         return f"cannot do: {', '.join(sorted(missing))}"
@@ -116,15 +117,46 @@ def nearest(needs: frozenset[str], can: Can | tuple[Can, ...]) -> Can:
     return min(can, key=lambda way: 0 if way is None else len(needs - way))
 
 
-class Filter:
-    """The hard filters over one catalogue. Equal remainders are the same object, because policies key lookups on identity."""
+class Limited(Struct, frozen=True):
+    """A target that cannot be told all of a request at some of its places: what can be done at the others.
 
-    def __init__(self, targets: Catalogue, can: Mapping[str, Can | tuple[Can, ...]]) -> None:
+    `untold` are the fields and their reasons where it can be told nowhere.
+    """
+
+    can: Can | tuple[Can, ...]
+    untold: Mapping[str, str] = {}
+
+
+NOBODY: Mapping[str, Limited] = {}
+
+
+class Filter:
+    """The hard filters over one catalogue. Equal remainders are the same object, because policies key lookups on identity.
+
+    can      what can be done at the places of each target
+    places   where each is called: what its providers have no word for is a reason to leave it out
+    """
+
+    def __init__(
+        self,
+        targets: Catalogue,
+        can: Mapping[str, Can | tuple[Can, ...]],
+        places: Mapping[str, tuple[Place, ...]] | None = None,
+    ) -> None:
         self.targets = targets
+        known = {id_: found for id_ in targets.ids if (found := (places or {}).get(id_)) and odd_fields(found)}
+        self._choosy = known
+        self._odd = odd_fields(place for found in known.values() for place in found)
         self._can = {id_: can.get(id_) for id_ in targets.ids}
         self._context = min((t.limits.context_tokens or ANY for t in targets), default=ANY)
         self._output = min((t.limits.output_tokens or ANY for t in targets), default=ANY)
         self._remainders: dict[tuple[str, ...], Catalogue] = {targets.ids: targets}
+
+    @classmethod
+    def over(cls, targets: Catalogue, places: Mapping[str, tuple[Place, ...]]) -> Self:
+        """Of targets that are called at these places."""
+        can = {id_: tuple(dict.fromkeys(place.can for place in found)) for id_, found in places.items()}
+        return cls(targets, can, places)
 
     def apply(self, request: Request, health: Health | None, reckon: Reckon | None = None) -> Narrowed:
         """Narrow; raises NoTarget when nothing is left. `reckon` knows the prompt's tokens better than its characters do.
@@ -134,13 +166,14 @@ class Filter:
         """
         tokens = None if reckon is None or self._context == ANY else reckon(request)
         demand = Demand.of(request, tokens) if self._context < ANY or self._output < ANY else None
-        if not (request.needs or request.constraints.budget_usd is not None or health) and self._fits_all(demand):
+        limited = NOBODY if self._odd.isdisjoint(request.params) else self._limited(request)
+        if not (request.needs or request.constraints.budget_usd is not None or health or limited) and self._fits_all(demand):
             return Narrowed(self.targets)
         demand = demand or Demand.of(request)
-        refusals = {t.id: why for t in self.targets if (why := refusal(t, demand, nearest(demand.needs, self._can[t.id])))}
+        refusals = {t.id: why for t in self.targets if (why := self._refusal(t, demand, limited.get(t.id)))}
         able = [id_ for id_ in self.targets.ids if id_ not in refusals]
         if not able:
-            raise self._none_left(refusals, demand)
+            raise self._none_left(refusals, demand, limited)
         if not health:
             return Narrowed(self.only(tuple(able)), refusals)
         cooling = {id_: f"cooling down for {wait:.1f} s" for id_ in able if (wait := health.cooling_s(id_))}
@@ -148,6 +181,22 @@ class Filter:
             return Narrowed(self.only(tuple(able)), refusals, last_resort=True)
         rested = tuple(id_ for id_ in able if id_ not in cooling)
         return Narrowed(self.only(rested), refusals | cooling)
+
+    def _refusal(self, target: Target, demand: Demand, limited: Limited | None) -> str:
+        if limited is None:
+            return refusal(target, demand, nearest(demand.needs, self._can[target.id]))
+        why = refusal(target, demand, nearest(demand.needs, limited.can))
+        return why or "; ".join(f"{field} {said}" for field, said in limited.untold.items())
+
+    def _limited(self, request: Request) -> dict[str, Limited]:
+        """The targets that cannot be told all of this everywhere."""
+        found = {}
+        for id_, places in self._choosy.items():
+            untold = [place.provider.untold(request, place.target) for place in places]
+            if any(untold):
+                told = tuple(place.can for place, fields in zip(places, untold, strict=True) if not fields)
+                found[id_] = Limited(told) if told else Limited(self._can[id_], min(untold, key=len))
+        return found
 
     def _fits_all(self, demand: Demand | None) -> bool:
         if demand is None:
@@ -164,8 +213,10 @@ class Filter:
             found = self._remainders[ids] = self.targets.only(ids)
         return found
 
-    def _none_left(self, refusals: Mapping[str, str], demand: Demand) -> NoTarget:
-        fields = {NEED_FIELDS.get(need, need) for need in demand.needs}
+    def _none_left(self, refusals: Mapping[str, str], demand: Demand, limited: Mapping[str, Limited]) -> NoTarget:
+        fields = {field for one in limited.values() for field in one.untold}
+        if len(limited) < len(refusals) or not fields:
+            fields |= {NEED_FIELDS.get(need, need) for need in demand.needs}
         return NoTarget(
             "no target can take this request",
             refusals=refusals,

@@ -10,8 +10,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from junctor.engine.deployments import Site
-from junctor.engine.retrying import Turns
-from junctor.errors import ConfigError, UpstreamError
+from junctor.engine.retrying import MOVES_ON, Turns
+from junctor.errors import ConfigError, RequestError
 from junctor.sections import HedgeSection
 
 if TYPE_CHECKING:
@@ -102,17 +102,31 @@ class Race(Generic[T]):
             if task is None or self.second is None or not self._overtaken or task.uncancel() > 0:
                 raise  # the caller goes away
             return self.second.result()
-        except UpstreamError as error:
+        except MOVES_ON as error:
             self._task = None  # there is nothing left to overtake
             if self._overtaken and task is not None:
                 task.uncancel()
-            if self.second is None or not error.retryable:
+            if isinstance(error, RequestError):
+                self._turns.cannot(site)
+            elif not error.retryable:
                 raise
-            return await self.second
+            if self.second is None:
+                raise
+            return await self._other(error)
         if self._overtaken and task is not None:
             task.uncancel()
         self.decided = True
         return won
+
+    async def _other(self, error: Exception) -> Won[T]:
+        """The second's answer. When it cannot be told the request, it is the first's failure that counts."""
+        assert self.second is not None
+        try:
+            return await self.second
+        except RequestError:
+            if self._turns.site is not None:
+                self._turns.cannot(self._turns.site)
+            raise error from None
 
     def _start(self) -> None:
         """The first has not answered in time."""

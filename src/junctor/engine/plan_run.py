@@ -16,7 +16,7 @@ import msgspec
 
 from junctor.engine.buffered import Buffered, text_of
 from junctor.engine.filters import Demand, expected_cost_usd
-from junctor.engine.run import CLOCK_GRAIN_S, Answer, Ask, Run, StreamAnswer, code_of, outcome_of
+from junctor.engine.run import CLOCK_GRAIN_S, Answer, Ask, Run, StreamAnswer, code_of, outcome_of, said_of
 from junctor.errors import DeadlineExceeded, JunctorError, RequestError, UpstreamError
 from junctor.plans.contracts import Accept, Aggregate, Choice, Given, Question, Trace, Verdict, accept_rule, aggregator
 from junctor.providers.answers import prompt_text
@@ -109,7 +109,8 @@ class PlanRun(Run):
         return await self._fallback(plan, place)
 
     async def _fallback(self, plan: Fallback, place: Place) -> Taken:
-        failure: JunctorError | None = None
+        failure: UpstreamError | None = None
+        untold: RequestError | None = None
         for number, part in enumerate(plan.plans, 1):
             try:
                 last = number == len(plan.plans)
@@ -118,14 +119,21 @@ class PlanRun(Run):
                 if not error.retryable:
                     raise
                 failure = error
+            except RequestError as error:
+                untold = error
             if self._late():
                 break
-        raise failure if failure is not None and not self._late() else self._too_late()
+        raise self._ended(failure, untold)
+
+    def _ended(self, failure: UpstreamError | None, untold: RequestError | None) -> JunctorError:
+        """What is raised where nobody answered: what cannot be told only where nobody could take it."""
+        return self._too_late() if self._late() else failure or untold or self._too_late()
 
     async def _cascade(self, plan: Cascade, place: Place) -> Taken:
         rule = accept_rule(plan.accept, plan.settings)
         best: Taken | None = None
         failure: UpstreamError | None = None
+        untold: RequestError | None = None
         before, number, count = place.before, 0, len(plan.plans)
         while number < count and not (self._late() and self.attempts):
             last = number + 1 == count
@@ -137,6 +145,10 @@ class PlanRun(Run):
                     raise
                 failure, number = error, number + 1
                 self._note(f"{here.role}: no answer ({error.code}: {error.message})")
+                continue
+            except RequestError as error:
+                untold, number = error, number + 1
+                self._note(f"{here.role}: no answer ({said_of(error)})")
                 continue
             best = taken
             if last:
@@ -150,7 +162,7 @@ class PlanRun(Run):
                 return taken
             before, number = (*before, *taken.answers), onward
         if best is None:
-            raise failure if failure is not None and not self._late() else self._too_late()
+            raise self._ended(failure, untold)
         self._note(
             f"{best.target.id} is given all the same: {'no time is left' if self._late() else 'no later stage answered'}"
         )
@@ -195,7 +207,8 @@ class PlanRun(Run):
         results = await self._together(parts)
         found = [result for result in results if isinstance(result, Taken)]
         if not found:
-            raise next((r for r in results if isinstance(r, JunctorError)), self._too_late())
+            failures = sorted((r for r in results if isinstance(r, JunctorError)), key=lambda r: isinstance(r, RequestError))
+            raise failures[0] if failures else self._too_late()
         given = tuple(taken.given for taken in found)
         trace = Trace(
             query=prompt_text(self.request),
@@ -263,7 +276,7 @@ class PlanRun(Run):
     def _late(self) -> bool:
         return self.left_s() <= CLOCK_GRAIN_S
 
-    def _out_of_time(self, failure: UpstreamError) -> JunctorError:
+    def _out_of_time(self, failure: UpstreamError | RequestError) -> JunctorError:
         return failure  # the plan decides what follows: there may be an answer already
 
     def _too_late(self) -> DeadlineExceeded:

@@ -10,11 +10,13 @@ from msgspec import Struct
 
 from junctor.engine.deployments import Pool, Site
 from junctor.engine.health import Health
-from junctor.errors import ConfigError, UpstreamError, UpstreamRefused, UpstreamStatus
+from junctor.errors import ConfigError, RequestError, UpstreamError, UpstreamRefused, UpstreamStatus
 from junctor.sections import RetrySection
 from junctor.types import Request
 
 TOO_MANY = 429
+MOVES_ON = (UpstreamError, RequestError)
+"""What another target is asked after: a failure, or what this one cannot be told. Nobody was called for the latter."""
 
 
 class Retries(Struct, frozen=True, gc=False, kw_only=True):
@@ -47,9 +49,12 @@ NO_RETRIES = Retries()
 
 
 class Turns:
-    """One walk through the targets of a plan; those to be left alone are passed over while anybody else can be asked."""
+    """One walk through the targets of a plan; those to be left alone are passed over while anybody else can be asked.
 
-    __slots__ = ("_again", "_at", "_health", "_ill", "_pools", "_request", "_tried", "asked", "ids", "site")
+    `failure` is the last one of somebody who could take the request.
+    """
+
+    __slots__ = ("_again", "_at", "_deaf", "_health", "_ill", "_pools", "_request", "_tried", "asked", "failure", "ids", "site")
 
     def __init__(self, ids: Sequence[str], pools: Mapping[str, Pool], request: Request, health: Health) -> None:
         self.ids = ids
@@ -58,10 +63,12 @@ class Turns:
         self._health = health
         self._at = 0
         self._tried: tuple[Site, ...] = ()
+        self._deaf: tuple[Site, ...] = ()
         self._ill = False
         self._again = 0
         self.asked = 0
         self.site: Site | None = None
+        self.failure: UpstreamError | None = None
 
     def began(self, site: Site) -> None:
         """The first target was asked already, at this site."""
@@ -77,14 +84,14 @@ class Turns:
             while self._at < len(self.ids):
                 pool = self._pool(self.ids[self._at])
                 if len(self._tried) < pool.most():
-                    site = pool.pick(self._request, self._tried, ill=self._ill)
+                    site = pool.pick(self._request, self._passed(pool), ill=self._ill)
                     if site is not None:
                         self._tried = (*self._tried, site)
                         self.asked += 1
                         return site
                 self._at += 1
                 self._tried = ()
-            if self.asked or self._ill:
+            if self.asked > len(self._deaf) or self._ill:
                 return None
             self._at, self._ill = 0, True  # a last try is better than a refusal
 
@@ -92,7 +99,16 @@ class Turns:
         """Whether nobody waits for a turn after the one that was given out last."""
         if self._at + 1 < len(self.ids):
             return False
-        return self._at >= len(self.ids) or not self._pool(self.ids[self._at]).waits(self._request, self._tried)
+        return self._at >= len(self.ids) or not self._waits(self._pool(self.ids[self._at]))
+
+    def _waits(self, pool: Pool) -> bool:
+        return len(self._tried) < pool.most() and pool.waits(self._request, self._passed(pool))
+
+    def _passed(self, pool: Pool) -> tuple[Site, ...]:
+        """The sites of a pool that are not asked now."""
+        if not self._deaf:
+            return self._tried
+        return (*self._tried, *(site for site in self._deaf if site in pool.sites))
 
     def harmless(self) -> bool:
         """Whether nothing can happen twice when two are asked at the same time."""
@@ -104,16 +120,23 @@ class Turns:
             raise UpstreamError("is in the plan, but not among the targets", target=id_)
         return pool
 
+    def cannot(self, site: Site) -> None:
+        """The request cannot be told there: it is not asked again, and its place in the line is another's."""
+        if site not in self._deaf:
+            self._deaf = (*self._deaf, site)
+            self._tried = tuple(other for other in self._tried if other is not site)
+
     def goes_on(self, site: Site, error: UpstreamError) -> bool:
         """Whether another may be asked after this failure: it was retryable, and nothing can have been done twice."""
         return error.retryable and not (self._pools[site.target.id].acts and may_have_acted(error))
 
     async def again(self, retries: Retries, error: UpstreamError, left_s: float, chance: Callable[[], float]) -> None:
         """`site` is that of a further try, after its pause; None when there is none, or no time for it."""
-        if self._again >= retries.most:
+        ids = self._hearing() if self._deaf else self.ids
+        if self._again >= retries.most or not ids:
             return
         self._again += 1
-        id_ = min(dict.fromkeys(self.ids), key=self._health.cooling_s)
+        id_ = min(dict.fromkeys(ids), key=self._health.cooling_s)
         asked = error.retry_after_s if error.target == id_ else None
         pause = max(self._health.cooling_s(id_), asked or 0.0) + retries.pause_s(self._again, chance)
         if pause >= left_s:
@@ -121,7 +144,12 @@ class Turns:
         await asyncio.sleep(pause)
         pool = self._pool(id_)
         self.asked += 1
-        self.site = pool.pick(self._request) or pool.pick(self._request, ill=True)
+        passed = tuple(site for site in self._deaf if site in pool.sites)
+        self.site = pool.pick(self._request, passed) or pool.pick(self._request, passed, ill=True)
+
+    def _hearing(self) -> list[str]:
+        """The targets that can be told the request somewhere."""
+        return [id_ for id_ in self.ids if not all(site in self._deaf for site in self._pool(id_).sites)]
 
 
 def may_have_acted(error: UpstreamError) -> bool:

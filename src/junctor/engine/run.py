@@ -16,8 +16,8 @@ from junctor.engine.deployments import Pool, Site
 from junctor.engine.eager import Ready, start
 from junctor.engine.health import Health
 from junctor.engine.hedging import LOST, Hedge, Race, Won
-from junctor.engine.retrying import NO_RETRIES, Retries, Turns
-from junctor.errors import DeadlineExceeded, JunctorError, UpstreamBroken, UpstreamError, UpstreamTimeout
+from junctor.engine.retrying import MOVES_ON, NO_RETRIES, Retries, Turns
+from junctor.errors import DeadlineExceeded, JunctorError, RequestError, UpstreamBroken, UpstreamError, UpstreamTimeout
 from junctor.providers.base import Provider, Reply, StreamReply, Usage
 from junctor.types import Attempt, Catalogue, Decision, Outcome, Ranked, Request, Target, plan_targets
 
@@ -175,6 +175,7 @@ class Run:
     ) -> Won[T]:
         """The first answer of these targets. A retryable failure moves on: to another deployment, the next target, a retry.
 
+        So does what a target cannot be told, but not to a retry of the same. It is raised when nobody else could take it.
         `last`: nothing waits for its turn after these; `again`: they may be tried again.
         """
         pool = self.pools.get(ids[0]) if ids else None
@@ -183,7 +184,7 @@ class Run:
         site = pool.only  # everybody is well, and there is one place to ask: nothing to think about
         try:
             return await self.call(ask, site, last and len(ids) == 1, role)
-        except UpstreamError as error:
+        except MOVES_ON as error:
             turns = Turns(ids, self.pools, self.request, self.health)
             turns.began(site)
             await self._go_on(turns, site, error, again)
@@ -200,21 +201,25 @@ class Run:
                 if self.hedge is not None and turns.asked == 1:
                     return await Race(self, ask, turns, self.hedge).run(site)
                 return await self.call(ask, site, last and turns.last(), role)
-            except UpstreamError as error:
+            except MOVES_ON as error:
                 await self._go_on(turns, site, error, again)
 
-    async def _go_on(self, turns: Turns, site: Site, failure: UpstreamError, again: bool) -> None:
+    async def _go_on(self, turns: Turns, site: Site, failure: UpstreamError | RequestError, again: bool) -> None:
         """Find who is asked after this failure; raises it, or DeadlineExceeded, when nobody is."""
-        if not turns.goes_on(site, failure):
+        if isinstance(failure, RequestError):
+            turns.cannot(site)
+        elif turns.goes_on(site, failure):
+            turns.failure = failure
+        else:
             raise failure
         if self.left_s() <= CLOCK_GRAIN_S:
             raise self._out_of_time(failure)
-        if turns.next() is None and again:
-            await turns.again(self.retries, failure, self.left_s() - CLOCK_GRAIN_S, self.chance)
+        if turns.next() is None and again and turns.failure is not None:
+            await turns.again(self.retries, turns.failure, self.left_s() - CLOCK_GRAIN_S, self.chance)
         if turns.site is None:
-            raise failure
+            raise turns.failure or failure
 
-    def _out_of_time(self, failure: UpstreamError) -> JunctorError:
+    def _out_of_time(self, failure: UpstreamError | RequestError) -> JunctorError:
         """What is raised when the last failure took all the time that there was."""
         del failure
         return DeadlineExceeded(f"no answer within {self.deadline_s:g} s", fix="allow more time, or a faster target")
@@ -229,7 +234,7 @@ class Run:
         self._failed(site, started, asyncio.CancelledError(), outcome=outcome, role=role, detail=LOST)
 
     async def call(self, ask: Ask[T], site: Site, last: bool, role: str = "", race: Race[T] | None = None) -> Won[T]:
-        """One attempt; its failure is recorded, its success is for the caller to record. Raises UpstreamError."""
+        """One attempt; its failure is recorded, its success is for the caller to record. Raises one of MOVES_ON."""
         started = self.elapsed_s()
         limit_s = self._limit_s(site.target, last)
         self.health.enter(site.vital, limit_s)
@@ -302,7 +307,7 @@ class Run:
                 ended_s=self.elapsed_s(),
                 first_byte_s=first_byte_s,
                 error=code_of(error),
-                detail=error.message if isinstance(error, JunctorError) else detail,
+                detail=said_of(error) or detail,
                 outcome=outcome,
                 role=role,
                 deployment=site.deployment,
@@ -351,6 +356,13 @@ def code_of(error: BaseException) -> str:
     if isinstance(error, JunctorError):
         return error.code
     return CANCELLED if isinstance(error, (asyncio.CancelledError, GeneratorExit)) else "error"
+
+
+def said_of(error: BaseException) -> str:
+    """An error of ours in words, without whom it is about; of a request's field, which one."""
+    if isinstance(error, RequestError) and error.field:
+        return f"{error.field}: {error.message}"
+    return error.message if isinstance(error, JunctorError) else ""
 
 
 def outcome_of(reply: Reply | StreamReply, target: Target, latency_s: float) -> Outcome:

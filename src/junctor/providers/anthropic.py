@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from junctor.errors import ConfigError
 from junctor.providers import answers
 from junctor.providers.anthropic_answers import MessageStream, read_message
-from junctor.providers.anthropic_wire import Style, message_body
-from junctor.providers.base import Provider
+from junctor.providers.anthropic_wire import CANNOT, Style, message_body
+from junctor.providers.base import Provider, Why
 from junctor.providers.conversation import encoded, uses_json_tool
 from junctor.providers.translated import Exchange, TranslatedProvider, UpstreamSettings, checked_settings, secrets_in
 from junctor.providers.upstream import Upstream
@@ -35,6 +36,7 @@ class AnthropicProvider(TranslatedProvider):
     """One upstream. `base_url` ends where `/v1/messages` is appended."""
 
     name: ClassVar[str] = "anthropic"
+    cannot: ClassVar[Mapping[str, Why]] = CANNOT
     capabilities: ClassVar[frozenset[str] | None] = frozenset({"stream", "tools", "vision", "files", "json", "reasoning"})
 
     def __init__(self, settings: AnthropicSettings) -> None:
@@ -50,6 +52,7 @@ class AnthropicProvider(TranslatedProvider):
             read_timeout_s=settings.read_timeout_s,
             secrets=(settings.api_key, *secrets_in(settings.headers)),
         )
+        self.ignored = settings.ignore
         self.style = Style(
             max_tokens=settings.max_tokens,
             structured=settings.structured,

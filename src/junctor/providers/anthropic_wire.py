@@ -39,6 +39,7 @@ TAKEN = frozenset(
 BUDGETS: Mapping[str, int] = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768, "max": 65536}
 LEAST_BUDGET = 1024
 TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
+CANNOT = chat.untellable(TAKEN, {"temperature": chat.over_one, "service_tier": chat.unless_one_of(TIERS)})
 PICTURES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _ID = re.compile(r"[^a-zA-Z0-9_-]")
 
@@ -82,9 +83,8 @@ def _put_settings(body: dict[str, Any], params: Mapping[str, Any]) -> None:
             body[name] = params[name]
     if config := chat.table(params, "output_config"):
         body["output_config"] = config
-    temperature = params.get("temperature")
-    if isinstance(temperature, (int, float)) and temperature > 1:
-        raise RequestError("is over 1, the most of this target", field="temperature", fix="use 0 to 1, or another target")
+    if hot := chat.over_one(params.get("temperature")):
+        raise RequestError(hot, field="temperature", fix="use 0 to 1, or another target")
     if stops := chat.stops(params):
         body["stop_sequences"] = stops
     if (tier := chat.word(params, "service_tier", TIERS)) is not None:

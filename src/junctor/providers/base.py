@@ -7,7 +7,7 @@ know (usage, finish reason) the provider reads out on the way.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, ClassVar
 
 from msgspec import Struct
@@ -16,6 +16,8 @@ from junctor.errors import UpstreamStatus
 from junctor.types import Request, Target
 
 UNABLE = 422
+Why = Callable[[Any], str]
+"""Says of a field's value why it cannot be told to an upstream, as the end of a sentence; "" when it can."""
 
 
 class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -64,7 +66,10 @@ class StreamReply(ABC):
 
 
 class Provider(ABC):
-    """Talks to one kind of upstream. Raises UpstreamError subclasses only; never retries by itself.
+    """Talks to one kind of upstream. Raises UpstreamError, or RequestError for what it cannot tell its upstream; never retries.
+
+    Such a RequestError comes before anybody is called, so that another target can still be asked. What is seen by the value of
+    one field of the request is in `cannot` as well: the target is then left out of the decision, with the reason.
 
     `capabilities` is what all its targets can do ("stream", "tools", "vision", "n", …) unless a target says so itself; None:
     not known, let them try. `timeout_s` is what is left of the request's deadline: seconds until the whole answer (or the first
@@ -75,8 +80,26 @@ class Provider(ABC):
     capabilities: ClassVar[frozenset[str] | None] = None
     keeps_time: ClassVar[bool] = False
     """Whether `timeout_s` is surely held here, so that nobody else need watch the clock."""
+    cannot: ClassVar[Mapping[str, Why]] = {}
+    """Fields of a chat call that its upstreams may have no word for. Only a request that has one of them is looked at."""
+    ignored: frozenset[str] = frozenset()
+    """Fields that are left out all the same, because the operator says so."""
     paths: ClassVar[tuple[str, ...]] = ()
     """Settings that name a file: in a configuration they are relative to it."""
+
+    def untold(self, request: Request, target: Target) -> dict[str, str]:
+        """The fields of a request that cannot be told to this target, each with its reason; {} when all can be.
+
+        What the target's settings say goes before the request's own.
+        """
+        found: dict[str, str] = {}
+        for name, value in request.params.items():
+            why = self.cannot.get(name)
+            if why is None or value is None or name in self.ignored or name in target.settings:
+                continue
+            if said := why(value):
+                found[name] = said
+        return found
 
     @abstractmethod
     async def complete(self, request: Request, target: Target, timeout_s: float | None) -> Reply:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote, urlsplit
 
 from junctor.errors import ConfigError
 from junctor.providers import answers
 from junctor.providers.aws_signing import Credentials, Signer
-from junctor.providers.base import Provider
+from junctor.providers.base import Provider, Why
 from junctor.providers.bedrock_answers import ConverseStream, read_converse
-from junctor.providers.bedrock_wire import Style, converse_body
+from junctor.providers.bedrock_wire import CANNOT, Style, converse_body
 from junctor.providers.conversation import encoded, uses_json_tool
 from junctor.providers.translated import Exchange, Meaning, TranslatedProvider, UpstreamSettings, checked_settings, secrets_in
 from junctor.providers.upstream import Upstream
@@ -42,6 +43,7 @@ class BedrockProvider(TranslatedProvider):
     """One region's Bedrock. A target's `model` is a model id, an inference profile or an ARN."""
 
     name: ClassVar[str] = "bedrock"
+    cannot: ClassVar[Mapping[str, Why]] = CANNOT
     stream_type: ClassVar[str] = "vnd.amazon.eventstream"
     capabilities: ClassVar[frozenset[str] | None] = frozenset(
         {"stream", "tools", "vision", "files", "audio", "video", "json", "reasoning"}
@@ -58,6 +60,7 @@ class BedrockProvider(TranslatedProvider):
             read_timeout_s=settings.read_timeout_s,
             secrets=[*(getattr(settings, name) for name in SECRETS), *secrets_in(settings.headers)],
         )
+        self.ignored = settings.ignore
         self.style = Style(structured=settings.structured, reasoning=settings.reasoning, ignore=settings.ignore)
         pair = Credentials(settings.access_key_id, settings.secret_access_key, settings.session_token)
         self._signer = Signer(pair, settings.region, "bedrock") if settings.access_key_id else None

@@ -37,6 +37,7 @@ TAKEN = frozenset(
         "outputConfig",
     }
 )
+CANNOT = chat.untellable(TAKEN, {"temperature": chat.over_one})
 CONVERSE = frozenset(
     {
         "additionalModelResponseFieldPaths",
@@ -123,9 +124,8 @@ def _config(params: Mapping[str, Any], target: Target) -> dict[str, Any]:
         "topP": params.get("top_p"),
         "stopSequences": chat.stops(params) or None,
     }
-    temperature = found["temperature"]
-    if isinstance(temperature, (int, float)) and temperature > 1:
-        raise RequestError("is over 1, the most of this target", field="temperature", fix="use 0 to 1, or another target")
+    if hot := chat.over_one(found["temperature"]):
+        raise RequestError(hot, field="temperature", fix="use 0 to 1, or another target")
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from junctor.errors import RequestError
+from junctor.providers.base import Why
 from junctor.types import Request, Target
 
 SYSTEM_ROLES = ("system", "developer")
@@ -347,12 +349,36 @@ def beyond(params: Mapping[str, Any], taken: frozenset[str], target: str) -> dic
     for name, value in params.items():
         if name in taken or name in OURS or name in HINTS:
             continue
-        harmless = NEUTRAL.get(name)
-        if harmless is None:
+        if name not in NEUTRAL:
             out[name] = value
-        elif value not in harmless or isinstance(value, bool) is not isinstance(harmless[0], bool):
+        elif not _idle(name, value):
             raise RequestError(f"cannot be told to {target!r}", field=name, fix="leave it out, or ask another target")
     return out
+
+
+def _idle(name: str, value: Any) -> bool:
+    """Whether this value of a field of the chat API asks for what happens anyway."""
+    harmless = NEUTRAL[name]
+    return value in harmless and isinstance(value, bool) is isinstance(harmless[0], bool)
+
+
+def untellable(taken: frozenset[str], more: Mapping[str, Why] | None = None) -> dict[str, Why]:
+    """What `beyond` would refuse, for `Provider.cannot`: every field of the chat API that is not `taken`; and `more`."""
+    return {**{name: partial(_unless_idle, name) for name in NEUTRAL if name not in taken}, **(more or {})}
+
+
+def _unless_idle(name: str, value: Any) -> str:
+    return "" if _idle(name, value) else "cannot be told to it"
+
+
+def unless_one_of(known: Iterable[str]) -> Why:
+    """Why a word cannot be told to an API that knows these only."""
+    return lambda value: "" if isinstance(value, str) and value in known else f"is none of {', '.join(known)} for it"
+
+
+def over_one(value: Any) -> str:
+    """Why a temperature cannot be told to an API that knows 0 to 1."""
+    return "is over 1, the most of this target" if isinstance(value, (int, float)) and value > 1 else ""
 
 
 def most_tokens(params: Mapping[str, Any]) -> int | None:

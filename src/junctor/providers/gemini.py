@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 
 from junctor.providers import answers
-from junctor.providers.base import Provider, Reply
+from junctor.providers.base import Provider, Reply, Why
 from junctor.providers.conversation import encoded
 from junctor.providers.gemini_answers import GeneratedStream, read_embedded, read_generated
-from junctor.providers.gemini_wire import Style, content_body, embedding_body
+from junctor.providers.gemini_wire import CANNOT, Style, content_body, embedding_body
 from junctor.providers.translated import Exchange, Meaning, TranslatedProvider, UpstreamSettings, checked_settings, secrets_in
 from junctor.providers.upstream import Upstream
 from junctor.types import Request, Target
@@ -33,6 +34,7 @@ class GeminiProvider(TranslatedProvider):
     """One upstream. `base_url` ends where `/models/NAME:generateContent` is appended."""
 
     name: ClassVar[str] = "gemini"
+    cannot: ClassVar[Mapping[str, Why]] = CANNOT
     capabilities: ClassVar[frozenset[str] | None] = frozenset(
         {"stream", "tools", "vision", "files", "audio", "video", "json", "reasoning", "embeddings"}
     )
@@ -48,6 +50,7 @@ class GeminiProvider(TranslatedProvider):
             read_timeout_s=settings.read_timeout_s,
             secrets=(settings.api_key, *secrets_in(settings.headers)),
         )
+        self.ignored = settings.ignore
         self.style = Style(reasoning=settings.reasoning, ignore=settings.ignore)
 
     def __repr__(self) -> str:

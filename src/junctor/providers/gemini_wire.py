@@ -48,6 +48,7 @@ TAKEN = frozenset(
         "output_config",
     }
 )
+CANNOT = chat.untellable(TAKEN)
 BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 24576}
 LEVELS = {"minimal": "minimal", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY", "function": "ANY"}
