@@ -14,7 +14,7 @@ from junctor.layers.balancing import shannon, tsallis
 from junctor.layers.dynmole import EntropyHybrid, dynmole
 from junctor.layers.plan import RouteContext, Scores
 from junctor.layers.prototypes import SelfGated, fit_gate_vector, glider, phatgoose
-from junctor.layers.task_table import MhrLinear, ept, poly
+from junctor.layers.task_table import MhrLinear, TaskTableScorer, ept, poly
 
 D, E, T = 6, 4, 8
 BUILDERS = [dynmole, poly, ept, phatgoose, glider, comol, lora_mixer]
@@ -77,7 +77,7 @@ def test_dynmole_losses_lower_the_mean_number_of_adapters():
 
 def mhr(splits: int, tasks: int = 3) -> MhrLinear:
     torch.manual_seed(1)
-    layer = MhrLinear(nn.Linear(D, 4), E, tasks, splits, rank=2)
+    layer = MhrLinear(nn.Linear(D, 4), E, tasks, splits, rank=2, noise=False)
     nn.init.normal_(layer.up_EHYR)
     nn.init.normal_(layer.table_QHE)
     return layer
@@ -93,7 +93,7 @@ def test_poly_merge_is_the_weighted_average_of_parameters_and_one_block_of_mhr()
         up = sum(weight[b, e] * layer.up_EHYR[e, 0] for e in range(E))
         want = layer.linear(x[b]) + x[b] @ down.t() @ up.t() * layer.scale
         torch.testing.assert_close(layer(x, task)[b], want)
-    gate = poly(D, E, 3)
+    gate = poly(D, E, 3, noise=False)
     with torch.no_grad():
         gate.scorer.table_QE.copy_(layer.table_QHE[:, 0])
     _, scores = gate(RouteContext(x_TD=x[:, 0], task_ids_T=task))
@@ -125,6 +125,45 @@ def test_mhr_mu_equals_a_uniform_table_and_mhr_z_trains_the_table_alone():
         MhrLinear(nn.Linear(D, 4), E, 3, splits=4)
     with pytest.raises(UserError):
         layer(x, task[:2])
+
+
+def test_polys_skills_are_drawn_in_training_one_draw_per_example():
+    gate = poly(D, E, 2)
+    with torch.no_grad():
+        gate.scorer.table_QE.copy_(torch.linspace(-2, 2, 2 * E).view(2, E))
+    shape, task = (2000, 3), torch.arange(2000).remainder(2).repeat_interleave(3)
+
+    def probs(training: bool = True, seed: int = 0) -> torch.Tensor:
+        draw = torch.Generator().manual_seed(seed)
+        context = RouteContext(torch.zeros(6000, D), shape, task_ids_T=task, training=training, generator=draw)
+        return gate(context)[1].probs_TE.view(*shape, E)
+
+    drawn = probs()
+    torch.testing.assert_close(drawn[:, :1].expand_as(drawn), drawn)
+    torch.testing.assert_close(drawn.sum(-1), torch.ones(shape))
+    assert torch.equal(probs(), drawn)
+    assert not torch.equal(probs(seed=1), drawn)
+    logits = gate.scorer(RouteContext(torch.zeros(6000, D), shape, task_ids_T=task)).logits_TE.view(*shape, E)
+    on = (logits[::2, 0] > 0).double().mean(0)  # a relaxed Bernoulli is above one half with the Bernoulli's probability
+    torch.testing.assert_close(on, gate.scorer.table_QE[0].detach().sigmoid().double(), atol=0.06, rtol=0)
+    quiet = gate.scorer.table_QE[task].sigmoid().view(*shape, E)
+    torch.testing.assert_close(probs(training=False), quiet / quiet.sum(-1, keepdim=True))
+    drawn.square().mean().backward()
+    assert bool(gate.scorer.table_QE.grad.abs().sum() > 0)
+    with pytest.raises(UserError, match="Bernoulli"):
+        TaskTableScorer(D, E, 2, "softmax", noise=True)
+
+
+def test_mhr_draws_its_skills_from_the_generator_and_not_in_evaluation():
+    layer, x, task = MhrLinear(nn.Linear(D, 4), E, 3, 2, rank=2), torch.randn(3, 5, D), torch.tensor([0, 1, 1])
+    nn.init.normal_(layer.up_EHYR)
+    one, same, other = (layer(x, task, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other)
+    down, _ = layer.merged(task)
+    assert not torch.allclose(down[1], down[2])  # the same task, another example, another draw
+    down, _ = layer.eval().merged(task)
+    assert torch.equal(down[1], down[2])
 
 
 def test_a_task_gate_needs_its_tasks():

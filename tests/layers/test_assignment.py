@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 
+from junctor.errors import UserError
 from junctor.layers.assignment import Centroids, auction, base, seats_E
 from junctor.layers.plan import RouteContext
 
@@ -76,3 +78,27 @@ def test_centroids_start_orthogonal_with_gain_a_tenth() -> None:
 
 def test_one_expert_takes_all() -> None:
     assert base(4, 1)(RouteContext(torch.randn(5, 4)))[0].counts_E.tolist() == [5]
+
+
+def test_workers_take_a_shuffled_part_each_and_are_even_in_it() -> None:
+    torch.manual_seed(0)
+    gate, x = base(16, 4, workers=3), torch.randn(62, 16)
+    padding = torch.arange(62) >= 60
+    context = RouteContext(x, padding_T=padding, generator=torch.Generator().manual_seed(1))
+    parts = gate.selector.parts(replace(context, generator=torch.Generator().manual_seed(1)))
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(60))
+    assert not torch.equal(torch.cat(parts), torch.arange(60))
+    plan, scores = gate(context)
+    chosen = plan.chosen_TE()
+    for part in parts:
+        assert chosen[part].sum(0).tolist() == [5] * 4
+        logits = scores.logits_TE[part].detach()
+        expert = auction(logits, seats_E(logits))
+        assert torch.equal(chosen[part].int().argmax(1), expert)
+    assert not chosen[60:].any()
+    again = gate(replace(context, generator=torch.Generator().manual_seed(1)))[0].chosen_TE()
+    assert torch.equal(again, chosen)
+    few = gate(RouteContext(x[:2]))[0]  # fewer tokens than workers
+    assert few.edges == 2
+    with pytest.raises(UserError, match="workers"):
+        base(16, 4, workers=0)

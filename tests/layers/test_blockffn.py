@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from junctor.errors import UserError
-from junctor.layers.blockffn import blockffn, chunk_loss, locality_loss
+from junctor.layers.blockffn import ChunkSchedule, blockffn, chunk_loss, locality_loss
 from junctor.layers.plan import RouteContext, Scores
 
 
@@ -100,3 +100,41 @@ def test_one_place_none_and_bad_settings() -> None:
         blockffn(4, 3, norm="layer")
     with pytest.raises(UserError, match="chunks of 0"):
         blockffn(4, 3, size=0)
+
+
+def test_the_chunk_weight_follows_its_loss_from_period_to_period() -> None:
+    gates = [blockffn(4, 3, chunk=0.1) for _ in range(2)]
+    schedule = ChunkSchedule(gates, warmup=4, stable=6, period=2, most=1.5)
+    unweighted = [1.0, 1.0, 1.0, 1.0, 1.0, 0.6, 0.6, 0.4, 0.5, 1.5, 3.0, 3.0, 9.0, 9.0, 9.0]
+    seen = []
+    for loss in unweighted:
+        assert gates[0].balancer.chunk == gates[1].balancer.chunk == schedule.weight
+        seen.append(schedule.weight)
+        schedule.step(loss * schedule.weight)
+    want = [0.025, 0.05, 0.075, 0.1, 0.1, 0.1]  # warm-up, then still
+    # means per period: 1, 1, 0.8 | 0.5, 1, 3, 9: from step 6 on each period ends at (mean / mean before) times its start
+    want += [0.09, 0.08, 0.08 - 0.015, 0.05, 0.075, 0.1, 0.125, 0.15, 0.15]
+    torch.testing.assert_close(torch.tensor(seen), torch.tensor(want))
+
+
+def test_the_schedule_goes_on_after_loading_and_scales_the_loss() -> None:
+    gate = blockffn(4, 3, chunk=0.1)
+    schedule = ChunkSchedule([gate], stable=2, period=2)
+    for loss in (1.0, 1.0, 0.5, 0.5, 0.5):
+        schedule.step(loss * schedule.weight)
+    other = blockffn(4, 3, chunk=0.1)
+    again = ChunkSchedule([other], stable=2, period=2)
+    again.load_state_dict(schedule.state_dict())
+    for loss in (0.4, 0.4, 0.1):
+        assert again.weight == schedule.weight < 0.1
+        for one in (schedule, again):
+            one.step(loss * one.weight)
+    context = RouteContext(torch.randn(8, 4), shape=(1, 8))
+    plan, scores = other(context)
+    loss = other.balancer.loss(plan, scores, context)["chunk"]
+    torch.testing.assert_close(loss, again.weight * chunk_loss(scores, context, 8))
+    for bad in ({"period": 0}, {"warmup": 5, "stable": 4}):
+        with pytest.raises(UserError, match="schedule"):
+            ChunkSchedule([gate], **bad)
+    with pytest.raises(UserError, match="gates"):
+        ChunkSchedule([blockffn(4, 3, chunk=0.0)])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from junctor.errors import UserError
 from junctor.layers.adapters import LoraBank
-from junctor.layers.continual import TwoWay, same, same_step, settled, t2mir_task, t2mir_token
+from junctor.layers.continual import TwoWay, same, same_step, settled, smooth_load, t2mir_task, t2mir_token
 from junctor.layers.plan import RouteContext
 
 D, E = 8, 4
@@ -130,5 +132,51 @@ def test_t2mir_layer_concatenates_and_names_both_gates_losses():
     layer = TwoWay(t2mir_token(D, E), banks[0], t2mir_task(D, E), banks[1])
     out, losses = layer(RouteContext(x_TD=torch.randn(6, D), shape=(2, 3)))
     assert out.shape == (6, 6)
-    assert set(losses) == {"token.importance", "task.importance", "task.contrast"}
+    assert set(losses) == {"token.importance", "token.load", "task.importance", "task.load", "task.contrast"}
     assert "token_bank.down_ERD" in layer.state_dict()
+
+
+def test_smooth_load_is_the_probability_of_being_chosen_again():
+    torch.manual_seed(0)
+    gate, k = t2mir_token(D, E, 2), 2
+    nn.init.normal_(gate.scorer.noise.weight)
+    padding = torch.arange(7) >= 5
+    context = RouteContext(torch.randn(7, D), padding_T=padding, generator=torch.Generator().manual_seed(1))
+    plan, scores = gate(context)
+    normal = torch.distributions.Normal(0.0, 1.0)
+    want = torch.zeros(E)
+    for t in range(5):
+        for e in range(E):
+            others = [scores.logits_TE[t, i].item() for i in range(E) if i != e]
+            threshold = sorted(others, reverse=True)[k - 1]
+            want[e] += normal.cdf((scores.clean_TE[t, e] - threshold) / scores.scale_TE[t, e]).detach()
+    load = smooth_load(scores, context, k)
+    torch.testing.assert_close(load, want)
+    loss = gate.balancer.loss(plan, scores, context)["load"]
+    torch.testing.assert_close(loss, 0.01 * want.var(unbiased=False) / want.mean() ** 2)
+    loss.backward()
+    assert all(bool(p.grad.abs().sum() > 0) for p in gate.scorer.parameters())  # the noise's scale is trained too
+    draws = torch.stack([(scores.clean_TE + torch.randn(7, E) * scores.scale_TE)[0] for _ in range(4000)]).detach()
+    fixed = scores.logits_TE[0].detach()
+    for e in range(E):
+        trial = fixed.repeat(4000, 1)
+        trial[:, e] = draws[:, e]
+        share = (trial.topk(k, dim=1).indices == e).any(1).double().mean()
+        one = smooth_load(replace_rows(scores), RouteContext(context.x_TD[:1]), k)[e].detach()
+        assert abs(float(share) - float(one)) < 0.04
+
+
+def replace_rows(scores):
+    """The first token's scores alone."""
+    names = ("logits_TE", "probs_TE", "clean_TE", "scale_TE")
+    return replace(scores, **{name: getattr(scores, name)[:1] for name in names})
+
+
+def test_smooth_load_without_noise_counts_and_takes_every_expert_when_k_is_all():
+    gate, x = t2mir_token(D, E, 2), torch.randn(9, D)
+    plan, scores = gate(RouteContext(x, training=False))
+    torch.testing.assert_close(smooth_load(scores, RouteContext(x), 2), plan.counts_E.float())
+    _, noisy = gate(RouteContext(x))
+    torch.testing.assert_close(smooth_load(noisy, RouteContext(x), E), torch.full((E,), 9.0))
+    context = RouteContext(torch.zeros(0, D))
+    assert float(gate.balancer.loss(*gate(context), context)["load"].detach()) == 0.0

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from junctor.errors import UserError
-from junctor.layers.hierarchy import LocalityBalance, TwoLevelScorer, capacity_bound, locmoe, sam, smile
+from junctor.layers.hierarchy import LocalityBalance, PooledScorer, TwoLevelScorer, capacity_bound, locmoe, sam, smile
 from junctor.layers.plan import RouteContext
+from junctor.testing import check_gate
 
 
 def test_two_level_probabilities_multiply_and_sum_to_1() -> None:
@@ -135,3 +136,21 @@ def test_capacity_bound() -> None:
 def test_settings_that_cannot_be(build: object, bad: dict[str, object]) -> None:
     with pytest.raises(UserError):
         build(8, 6, **bad)  # type: ignore[operator]
+
+
+def test_pooled_scores_are_means_of_groups_and_their_rows_orthogonal() -> None:
+    gate, x = locmoe(12, 4, pooled=True, k=2), torch.randn(9, 12)
+    scorer = gate.scorer
+    assert isinstance(scorer, PooledScorer)
+    assert not list(scorer.parameters())
+    plan, scores = gate(RouteContext(x))
+    torch.testing.assert_close(scores.logits_TE, x @ scorer.rows().t())
+    torch.testing.assert_close(scores.logits_TE[:, 1], x[:, 3:6].mean(1))
+    gram = scorer.rows() @ scorer.rows().t()
+    torch.testing.assert_close(gram, torch.diag(gram.diagonal()))
+    torch.testing.assert_close(plan.weight_N, scores.probs_TE[plan.token_N, plan.expert_N()])
+    check_gate(lambda d_model, experts: locmoe(d_model, experts, pooled=True))
+    with pytest.raises(UserError, match="13 channels"):
+        locmoe(13, 4, pooled=True)
+    with pytest.raises(UserError, match="x_TD"):
+        gate(RouteContext(torch.randn(9, 8)))

@@ -24,6 +24,9 @@ NOISY: dict[str, dict[str, Any]] = {
     "t2mir-token": {},
     "mofme": {"readings": 3, "drop": 0.5},
     "erc": {"weight": 1.0},
+    "ssr": {"noise": 2.0, "share": 0.0},
+    "base": {"workers": 3},
+    "poly": {},
 }
 
 

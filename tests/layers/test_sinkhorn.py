@@ -81,3 +81,24 @@ def test_default_weights_are_renormalised_or_plain_for_one() -> None:
 def test_settings_that_cannot_be(bad: dict[str, float]) -> None:
     with pytest.raises(UserError):
         ssr(8, 4, **bad)  # type: ignore[arg-type]
+
+
+def test_plain_steps_are_noisy_on_demand() -> None:
+    torch.manual_seed(0)
+    gate, x = ssr(8, 4, share=0.0, noise=3.0), torch.randn(200, 8)
+    plans = [gate(RouteContext(x, generator=torch.Generator().manual_seed(seed)))[0].chosen_TE() for seed in (0, 0, 1)]
+    assert torch.equal(plans[0], plans[1])
+    assert not torch.equal(plans[0], plans[2])
+    quiet, scores = gate(RouteContext(x, training=False))
+    best = scores.logits_TE.topk(2, dim=1).indices
+    assert bool(quiet.chosen_TE().gather(1, best).all())
+    made, scores = gate(RouteContext(x, generator=torch.Generator().manual_seed(0)))
+    noisy = scores.logits_TE + 3.0 * torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    kept = noisy.softmax(1).masked_fill(~made.chosen_TE(), 0.0)
+    torch.testing.assert_close(made.dense_TE(), kept / kept.sum(1, keepdim=True))
+    always = ssr(8, 4, share=1.0, noise=3.0)
+    draw = torch.Generator().manual_seed(0)
+    always(RouteContext(x, generator=draw))
+    assert torch.equal(draw.get_state(), torch.Generator().manual_seed(0).get_state())  # the plan has no noise
+    with pytest.raises(UserError, match="noise"):
+        ssr(8, 4, noise=-1.0)

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from junctor.errors import UserError
 from junctor.layers.bip import prices
 from junctor.layers.contracts import Gate, Scorer, Selector
 from junctor.layers.linear import fp32_logits
@@ -102,7 +103,17 @@ class BalancedAssignment(Selector):
     """One expert per token: the balanced assignment of the logits in training, the best one in evaluation. Weight p.
 
     In training every load is T/E, up to one when E does not divide T. A token's route then depends on the whole batch.
+
+    workers  the tokens are shuffled, by the context's generator, cut into so many parts, and each part is assigned by itself:
+             what BASE does over its workers, so that a worker's tokens are a sample of all and not of one document. Loads are
+             then even in each part. 1: the best assignment of the whole batch, which no shuffle changes
     """
+
+    def __init__(self, workers: int = 1) -> None:
+        super().__init__()
+        if workers < 1:
+            raise UserError(f"is {workers}", field="workers", fix="at least 1")
+        self.workers = workers
 
     causal: ClassVar[bool] = False
     batch_invariant: ClassVar[bool] = False
@@ -119,19 +130,28 @@ class BalancedAssignment(Selector):
     def train_T(self, scores: Scores, context: RouteContext) -> Tensor:
         """The assignment of the tokens that are not padding; 0 for padding."""
         logits_TE = scores.logits_TE.detach()
-        if context.padding_T is None:
-            return auction(logits_TE, seats_E(logits_TE))
-        real_T = ~context.padding_T
         expert_T = torch.zeros(logits_TE.shape[0], dtype=torch.int64, device=logits_TE.device)
-        expert_T[real_T] = auction(logits_TE[real_T], seats_E(logits_TE[real_T]))
+        for part_U in self.parts(context):
+            expert_T[part_U] = auction(logits_TE[part_U], seats_E(logits_TE[part_U]))
         return expert_T
 
+    def parts(self, context: RouteContext) -> tuple[Tensor, ...]:
+        """The real tokens of each worker; a part without tokens is left out."""
+        real_U = torch.arange(context.x_TD.shape[0], device=context.x_TD.device)
+        if context.padding_T is not None:
+            real_U = real_U[~context.padding_T]
+        if self.workers == 1:
+            return (real_U,)
+        device = real_U.device if context.generator is None else context.generator.device
+        order_U = torch.randperm(len(real_U), generator=context.generator, device=device).to(real_U.device)
+        return tuple(part for part in real_U[order_U].tensor_split(self.workers) if len(part))
 
-def base(d_model: int, experts: int, *, gain: float = 0.1) -> Gate:
+
+def base(d_model: int, experts: int, *, gain: float = 0.1, workers: int = 1) -> Gate:
     """`base`: balanced assignment in training, argmax in evaluation; edge weight a = sigmoid(x . c_e).
 
     Lewis et al. 2021, BASE Layers, section 2; the released layer gives y = a f(x) + (1 - a) x with f(x) = x + g(x), that is
-    y = x + a g(x): the weighted sum of this plan inside a residual block. The shuffle over workers is not built: it changes
-    no assignment on one device. Training and evaluation route differently: measure both.
+    y = x + a g(x): the weighted sum of this plan inside a residual block. workers > 1 shuffles and assigns part by part, as
+    on that many devices. Training and evaluation route differently: measure both.
     """
-    return Gate(Centroids(d_model, experts, gain), BalancedAssignment())
+    return Gate(Centroids(d_model, experts, gain), BalancedAssignment(workers))

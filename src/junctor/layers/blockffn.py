@@ -5,6 +5,10 @@ Shape suffixes: T tokens, E experts, B sequences, S places, C chunks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from copy import copy
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -82,7 +86,7 @@ def chunk_loss(scores: Scores, context: RouteContext, chunk: int = 8) -> Tensor:
 
 
 class ChunkSparsity(Balancer):
-    """The locality and chunk losses, weighted; [U] the paper schedules the weight: set it from the training loop."""
+    """The locality and chunk losses, weighted; `ChunkSchedule` moves the weight of the latter between steps."""
 
     def __init__(self, locality: float, chunk: float, size: int) -> None:
         super().__init__()
@@ -101,11 +105,91 @@ class ChunkSparsity(Balancer):
         return made
 
 
+class ChunkSchedule:
+    """Moves the chunk loss's weight by how that loss goes, as released: to what BlockFFN calls its adaptive factor.
+
+    Up to `warmup` steps the weight rises evenly to what the gates were built with, up to `stable` steps it stays. From then on,
+    at the end of each `period` it sets out for weight * r, evenly over the next period, r = mean chunk loss of the period /
+    that of the period before: up when sparsity is lost, down when it is won. r above 1 is at least `least`, and the weight at
+    most `most` times its first value.
+
+    Call `step` once per optimiser step with the sum over these gates of losses["chunk"], as they gave it (weighted). Defaults
+    of stable and period are the released ones; those of least and most are the class's there, what was trained with is
+    unverified. The released schedule belongs to the chunk loss alone.
+    """
+
+    def __init__(
+        self,
+        gates: Sequence[Gate],
+        *,
+        warmup: int = 0,
+        stable: int = 1000,
+        period: int = 100,
+        least: float = 1.0,
+        most: float = 1.0,
+    ) -> None:
+        self.balancers = [gate.balancer for gate in gates if isinstance(gate.balancer, ChunkSparsity)]
+        starts = {one.chunk for one in self.balancers}
+        if len(starts) != 1 or min(starts) <= 0.0:
+            raise UserError(f"chunk weights {sorted(starts)}", field="gates", fix="blockffn gates of one chunk weight above 0")
+        if period < 1 or not 0 <= warmup <= stable or most <= 0.0:
+            raise UserError(
+                f"warmup {warmup}, stable {stable}, period {period}, most {most}",
+                field="schedule",
+                fix="0 <= warmup <= stable, period at least 1, most above 0",
+            )
+        (self.start,) = starts
+        self.warmup, self.stable, self.period, self.least, self.most = warmup, stable, period, least, most
+        self.steps, self.origin, self.ratio, self.into = 0, self.start, 1.0, 0
+        self.now: list[float] = []
+        self.before: list[float] = []
+        self._set()
+
+    @property
+    def weight(self) -> float:
+        """Of the coming step."""
+        if self.steps + 1 < self.warmup:
+            return self.start * (self.steps + 1) / self.warmup
+        return self.origin * (1.0 + (self.ratio - 1.0) * min(1.0, self.into / self.period))
+
+    def step(self, loss: float | Tensor) -> None:
+        """After an optimiser step: note its chunk loss, set the gates' weight for the next."""
+        self.now.append(float(loss) / self.weight)
+        current = self.weight
+        self.steps, self.into = self.steps + 1, self.into + 1
+        if self.steps % self.period == 0:
+            if self.steps >= self.stable and self.before:
+                self.origin, self.ratio, self.into = current, self._ratio(current), 1
+            self.before, self.now = self.now, []
+        self._set()
+
+    def _ratio(self, current: float) -> float:
+        """Where the weight goes in the next period, over where it is."""
+        old = sum(self.before) / len(self.before)
+        ratio = sum(self.now) / len(self.now) / old if old > 0.0 else 1.0
+        return min(self.start * self.most / current, max(self.least, ratio) if ratio > 1.0 else ratio)
+
+    def _set(self) -> None:
+        for balancer in self.balancers:
+            balancer.chunk = self.weight
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is: save it beside the model, whose state does not hold the weight."""
+        return {key: copy(getattr(self, key)) for key in ("start", "steps", "origin", "ratio", "into", "now", "before")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        for key, value in state.items():
+            setattr(self, key, copy(value))
+        self._set()
+
+
 def blockffn(
     d_model: int, experts: int, *, norm: str = "rms", locality: float = 1e-3, chunk: float = 1e-2, size: int = 8
 ) -> Gate:
     """`blockffn`: ReLU router with RMSNorm; an expert acts where its score is above zero.
 
-    Song et al. 2025, BlockFFN (arXiv 2507.08771), equations 3 to 5, and the released code. Loss weights [U].
+    Song et al. 2025, BlockFFN (arXiv 2507.08771), equations 3 to 5, and the released code. Loss weights [U];
+    `ChunkSchedule` moves one of them.
     """
     return Gate(ReluNormScorer(d_model, experts, norm), Positive(), ChunkSparsity(locality, chunk, size))

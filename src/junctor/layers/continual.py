@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import ClassVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from junctor.errors import UserError
-from junctor.layers.balancing import LossBalancer
+from junctor.layers.balancing import LossBalancer, real_rows
 from junctor.layers.contracts import Gate, Scorer
 from junctor.layers.hooks import ProjectedStep
 from junctor.layers.linear import LinearScorer
 from junctor.layers.plan import Plan, RouteContext, Scores
 from junctor.layers.pooling import Float32State, LinearScore, mean_BD
 from junctor.layers.replay import Draws
+from junctor.layers.scorers import noise_like
 from junctor.layers.selectors import TopK, check_k
 
 
@@ -97,6 +99,49 @@ def settled(old_counts_E: Tensor, new_counts_E: Tensor, least: float = 0.05) -> 
     return (old_E >= least) & (new_E < least)
 
 
+@dataclass(frozen=True, slots=True)
+class NoisyScores(Scores):
+    """Scores of noisy logits, with what they were without noise (clean_TE) and the noise's scale (scale_TE)."""
+
+    clean_TE: Tensor | None = None
+    scale_TE: Tensor | None = None
+
+
+def smooth_load(scores: Scores, context: RouteContext, k: int) -> Tensor:
+    """Load_e = sum_t P(e is among the k of t when its own noise is drawn again), fp32 [E], with a gradient.
+
+    P = Phi((clean_te - threshold_te) / scale_te), the threshold the k-th largest of the other noisy logits (Shazeer et al.
+    2017, equations 8 to 10). Without noise it is the count, without a gradient; with k = E every P is 1.
+    """
+    noisy_TE = real_rows(scores.logits_TE, context)
+    if not isinstance(scores, NoisyScores) or scores.clean_TE is None or scores.scale_TE is None:
+        return torch.zeros_like(noisy_TE).scatter(1, noisy_TE.topk(k, dim=1).indices, 1.0).sum(dim=0)
+    if k >= noisy_TE.shape[1]:
+        return torch.ones_like(noisy_TE).sum(dim=0)
+    best_TK = noisy_TE.topk(k + 1, dim=1).values
+    inside_TE = noisy_TE >= best_TK[:, k - 1 : k]
+    threshold_TE = torch.where(inside_TE, best_TK[:, k:], best_TK[:, k - 1 : k])
+    gap_TE = real_rows(scores.clean_TE, context) - threshold_TE
+    chance_TE: Tensor = torch.special.ndtr(gap_TE / real_rows(scores.scale_TE, context))
+    return chance_TE.sum(dim=0)
+
+
+class ImportanceAndLoad(LossBalancer):
+    """CV² of importance and CV² of the smooth load, each with its weight."""
+
+    def __init__(self, k: int, importance: float, load: float) -> None:
+        super().__init__(importance=importance)
+        self.k, self.load = k, load
+
+    def loss(self, plan: Plan, scores: Scores, context: RouteContext) -> dict[str, Tensor]:
+        """Both losses."""
+        out = super().loss(plan, scores, context)
+        if self.load:
+            load_E = smooth_load(scores, context, min(self.k, plan.experts))
+            out["load"] = self.load * load_E.var(unbiased=False) / load_E.mean().square().clamp_min(1e-20)
+        return out
+
+
 class NoisyScorer(Scorer):
     """z = x W + n softplus(x W_n) in training, n from N(0, 1) by the context's generator; z = x W otherwise; softmax.
 
@@ -111,16 +156,16 @@ class NoisyScorer(Scorer):
 
     def forward(self, context: RouteContext) -> Scores:
         """Scores of each token alone."""
-        logits_TE = self.noisy(context.x_TD, context)
-        return Scores(logits_TE, logits_TE.softmax(-1))
+        return self.noisy(context.x_TD, context)
 
-    def noisy(self, x_TD: Tensor, context: RouteContext) -> Tensor:
-        """Z."""
+    def noisy(self, x_TD: Tensor, context: RouteContext) -> Scores:
+        """Scores of these rows."""
         clean_TE: Tensor = self.clean(x_TD)
         if not context.training:
-            return clean_TE
-        draw_TE = torch.randn(clean_TE.shape, generator=context.generator, device=clean_TE.device)
-        return clean_TE + draw_TE * functional.softplus(self.noise(x_TD))
+            return Scores(clean_TE, clean_TE.softmax(-1))
+        scale_TE = functional.softplus(self.noise(x_TD))
+        logits_TE = clean_TE + noise_like(clean_TE, context.generator) * scale_TE
+        return NoisyScores(logits_TE, logits_TE.softmax(-1), clean_TE=clean_TE, scale_TE=scale_TE)
 
 
 class TaskCodeScorer(NoisyScorer):
@@ -140,26 +185,39 @@ class TaskCodeScorer(NoisyScorer):
         """Scores of each token's sequence."""
         x_BD, seq_T = mean_BD(context)
         code_BC: Tensor = self.encoder(x_BD)
-        logits_TE = self.noisy(code_BC, context)[seq_T]
-        return Scores(logits_TE, logits_TE.softmax(-1), state=code_BC[seq_T])
+        made = self.noisy(code_BC, context)
+        rows: dict[str, Any] = {"logits_TE": made.logits_TE[seq_T], "probs_TE": made.probs_TE[seq_T], "state": code_BC[seq_T]}
+        if isinstance(made, NoisyScores) and made.clean_TE is not None and made.scale_TE is not None:
+            rows |= {"clean_TE": made.clean_TE[seq_T], "scale_TE": made.scale_TE[seq_T]}
+        return replace(made, **rows)
 
 
-class TaskContrast(LossBalancer):
-    """InfoNCE between codes and a momentum copy's codes, so that sequences of one task lie together; plus CV² of importance.
+class TaskContrast(ImportanceAndLoad):
+    """InfoNCE between codes and a momentum copy's codes, so that sequences of one task lie together; plus ImportanceAndLoad.
 
     loss_b = -log (sum over sequences j of b's task exp(q_b · k_j / temperature) / sum over all j), q and k of unit length, k
     from the copy. Without task ids only b itself is of b's task. The copy follows in `update`: copy = momentum copy + (1 -
     momentum) encoder.
     """
 
-    def __init__(self, scorer: TaskCodeScorer, weight: float, momentum: float, temperature: float, importance: float) -> None:
-        super().__init__(importance=importance)
+    def __init__(
+        self,
+        scorer: TaskCodeScorer,
+        weight: float,
+        momentum: float,
+        temperature: float,
+        *,
+        k: int,
+        importance: float,
+        load: float,
+    ) -> None:
+        super().__init__(k, importance, load)
         self.__dict__["source"] = scorer.encoder
         self.copy = copy.deepcopy(scorer.encoder).requires_grad_(False)
         self.weight, self.momentum, self.temperature = weight, momentum, temperature
 
     def loss(self, plan: Plan, scores: Scores, context: RouteContext) -> dict[str, Tensor]:
-        """Importance and contrast."""
+        """Importance, load and contrast."""
         x_BD, seq_T = mean_BD(context)
         out = super().loss(plan, scores, context)
         if not len(x_BD) or scores.state is None:
@@ -183,9 +241,9 @@ class TaskContrast(LossBalancer):
             kept.lerp_(now.to(kept), 1.0 - self.momentum)
 
 
-def t2mir_token(d_model: int, experts: int, k: int = 2, importance: float = 1e-2) -> Gate:
-    """T2MIR's token-wise gate: noisy top-k with the CV² loss of importance (the CV² of smooth load is left out)."""
-    return Gate(NoisyScorer(d_model, experts), _top(k, experts), LossBalancer(importance=importance))
+def t2mir_token(d_model: int, experts: int, k: int = 2, importance: float = 1e-2, load: float = 1e-2) -> Gate:
+    """T2MIR's token-wise gate: noisy top-k with the CV² losses of importance and of smooth load; their weights unverified."""
+    return Gate(NoisyScorer(d_model, experts), _top(k, experts), ImportanceAndLoad(k, importance, load))
 
 
 def t2mir_task(
@@ -197,6 +255,7 @@ def t2mir_task(
     momentum: float = 0.99,
     temperature: float = 0.1,
     importance: float = 1e-2,
+    load: float = 1e-2,
 ) -> Gate:
     """T2MIR's task-wise gate: noisy top-k of a pooled code, trained with a contrastive loss.
 
@@ -204,7 +263,9 @@ def t2mir_task(
     and loss weights are unverified.
     """
     scorer = TaskCodeScorer(d_model, experts, code)
-    return Gate(scorer, _top(k, experts), TaskContrast(scorer, contrast, momentum, temperature, importance))
+    return Gate(
+        scorer, _top(k, experts), TaskContrast(scorer, contrast, momentum, temperature, k=k, importance=importance, load=load)
+    )
 
 
 def _top(k: int, experts: int) -> TopK:

@@ -125,6 +125,31 @@ class LocalityBalance(LossBalancer):
         return made
 
 
+class PooledScorer(Scorer):
+    """Grouped average pooling: z_e = mean of the e-th of E equal groups of channels, p = softmax(z). No parameters.
+
+    The rows of the gate, 1/M on the group's M = D/E channels and 0 elsewhere, are orthogonal by construction; D additions per
+    token instead of D E products.
+    """
+
+    def __init__(self, d_model: int, experts: int) -> None:
+        super().__init__(d_model, experts)
+        if d_model % experts:
+            raise UserError(f"{d_model} channels in {experts} groups", field="experts", fix="a divisor of d_model")
+
+    def rows(self) -> Tensor:
+        """The gate's rows [E, D]."""
+        size = self.d_model // self.experts
+        return torch.eye(self.experts).repeat_interleave(size, dim=1) / size
+
+    def forward(self, context: RouteContext) -> Scores:
+        """Scores of each token alone."""
+        if context.x_TD.dim() != 2 or context.x_TD.shape[1] != self.d_model:
+            raise UserError(f"tokens are {tuple(context.x_TD.shape)}", field="x_TD", fix=f"(tokens, {self.d_model})")
+        logits_TE = context.x_TD.float().reshape(-1, self.experts, self.d_model // self.experts).mean(dim=2)
+        return Scores(logits_TE, logits_TE.softmax(dim=1))
+
+
 def capacity_bound(x_TD: Tensor, weight_ED: Tensor) -> float:
     """LocMoE's lower bound on tokens per expert: exp(D c^2 / (2 - c^2)) / E, c the greatest |cosine| of a token and a gate row.
 
@@ -167,14 +192,17 @@ def locmoe(
     locality: float = 1e-2,
     switch: float = 1e-2,
     k: Literal[1, 2] = 1,
+    pooled: bool = False,
 ) -> Gate:
     """`locmoe`: top-k with plain weights, orthogonal gate rows, Switch loss and a pull to the local experts.
 
-    Li et al. 2024, LocMoE (abstract read). [U] the KL form and its target. `local`: the first half by default. The gate's
-    grouped average pooling is not built: the scorer is a matrix with orthogonal rows.
+    Li et al. 2024, LocMoE (abstract read). [U] the KL form and its target. `local`: the first half by default. The
+    scorer is a trained matrix whose rows start orthogonal, or with pooled=True the paper's grouped average pooling
+    (`PooledScorer`; [U] that nothing is trained behind it): then the layers before it learn the routes.
     """
-    scorer = LinearScorer(d_model, experts)
-    nn.init.orthogonal_(scorer.weight_ED, gain=0.1)
+    scorer: Scorer = PooledScorer(d_model, experts) if pooled else LinearScorer(d_model, experts)
+    if isinstance(scorer, LinearScorer):
+        nn.init.orthogonal_(scorer.weight_ED, gain=0.1)
     here = tuple(range(max(experts // 2, 1))) if local is None else tuple(local)
     balancer = LocalityBalance(experts, here, pull=pull, locality=locality, switch=switch)
     return Gate(scorer, TopK(check_k(k, experts), "plain"), balancer)

@@ -63,7 +63,8 @@ class Draws:
         """The context with a generator of this forward alone; as it is where there is none, or in evaluation."""
         if context.generator is None or not context.training:
             return context
-        return self._fork(context, context.generator)
+        made: RouteContext = self._fork(context, context.generator)
+        return made
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _fork(self, context: RouteContext, parent: torch.Generator) -> RouteContext:

@@ -6,6 +6,7 @@ Shape suffixes: T tokens, E experts, K chosen per token.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from junctor.layers.balancing import StepClock
 from junctor.layers.contracts import Gate, Selector
 from junctor.layers.linear import LinearScorer
 from junctor.layers.plan import Plan, RouteContext, Scores
+from junctor.layers.scorers import noise_like
 from junctor.layers.selectors import TopK, Weights, check_k, checked, edge_weights, kept, plan_from_indices
 
 
@@ -42,6 +44,8 @@ class SinkhornTopK(Selector):
                 a replayed forward takes the same branch. 1 is every training step; evaluation never does
     iterations  Sinkhorn rounds; the gradient goes through them. 2-3 suffice
     eps         temperature of the transport
+    noise       standard deviation of the Gaussian noise on the logits in training steps that do not use the plan: tokens then
+                choose, and are weighed, by softmax(z + noise n)
 
     Even at convergence, when the plan's columns are equal, top-k loads are not. On chosen steps a token's route depends on the
     whole batch.
@@ -51,14 +55,24 @@ class SinkhornTopK(Selector):
     batch_invariant: ClassVar[bool] = False
 
     def __init__(
-        self, k: int, *, share: float, iterations: int, eps: float, weights: Weights, clock: StepClock | None = None
+        self,
+        k: int,
+        *,
+        share: float,
+        iterations: int,
+        eps: float,
+        weights: Weights,
+        noise: float = 0.0,
+        clock: StepClock | None = None,
     ) -> None:
         super().__init__()
         if not (0.0 <= share <= 1.0 and iterations >= 1 and eps > 0.0):
             raise UserError(
                 f"share {share}, {iterations} iterations, eps {eps}", field="ssr", fix="share in 0..1, iterations >= 1, eps > 0"
             )
-        self.plain = TopK(k, weights)
+        if noise < 0.0:
+            raise UserError(f"is {noise}", field="noise", fix="0 or more")
+        self.plain, self.noise = TopK(k, weights), noise
         self.share, self.iterations, self.eps = share, iterations, eps
         self._clock = (clock or StepClock(),)  # in a tuple: it is the gate's balancer, and saved there
 
@@ -72,6 +86,10 @@ class SinkhornTopK(Selector):
     def forward(self, selection_TE: Tensor, scores: Scores, context: RouteContext) -> Plan:
         """The plan of this step's kind."""
         if not self.uses_plan(context):
+            if self.noise and context.training:
+                logits_TE = scores.logits_TE + self.noise * noise_like(scores.logits_TE, context.generator)
+                selection_TE = logits_TE.softmax(dim=-1)
+                scores = replace(scores, logits_TE=logits_TE, probs_TE=selection_TE)
             made: Plan = self.plain(selection_TE, scores, context)
             return made
         checked(selection_TE, scores, context)
@@ -91,16 +109,19 @@ def ssr(
     share: float = 0.01,
     iterations: int = 20,
     eps: float = 1.0,
+    noise: float = 0.0,
     weights: Weights | None = None,
 ) -> Gate:
     """`ssr`: selective Sinkhorn routing, no auxiliary loss.
 
     Source: Selective Sinkhorn Routing for Improved Sparse Mixture of Experts (arXiv 2511.08972), by its abstract and a
     third-party summary: rows sum to 1, columns to T/E; 0.1-1 % of the steps; eps 0.5 or 1; top-k of the plan, renormalised.
-    There the steps are drawn, and softmax steps have Gaussian noise on the logits; here the steps are spaced evenly and there
-    is no noise. [U] the number of iterations.
+    There the steps are drawn, and softmax steps have Gaussian noise on the logits; here the steps are spaced evenly. [U] the
+    number of iterations, and how large the noise is: none by default, `noise` is its standard deviation.
     """
     chosen: Weights = weights or ("plain" if k == 1 else "renormalised")
     clock = StepClock()
-    selector = SinkhornTopK(check_k(k, experts), share=share, iterations=iterations, eps=eps, weights=chosen, clock=clock)
+    selector = SinkhornTopK(
+        check_k(k, experts), share=share, iterations=iterations, eps=eps, weights=chosen, noise=noise, clock=clock
+    )
     return Gate(LinearScorer(d_model, experts), selector, clock)
