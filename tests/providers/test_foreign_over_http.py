@@ -20,12 +20,14 @@ from .fakes.bedrock import ACCESS_KEY, FakeBedrock
 from .fakes.bedrock import SECRET_KEY as BEDROCK_KEY
 from .fakes.gemini import KEY as GEMINI_KEY
 from .fakes.gemini import FakeGemini
+from .fakes.serving import Answer, Refused
 
 CONFIG = """
 [journal]
 path = ""
 
 [providers.up]
+headers = {{ "x-team" = "wombat-4711" }}
 {provider}
 
 [targets.foreign]
@@ -127,6 +129,29 @@ async def test_what_it_cannot_do_is_refused_with_a_reason(client):
         await client.chat.completions.create(model="foreign", messages=[{"role": "user", "content": "x", "name": "bob"}])
     assert caught.value.body["param"] == "messages[0].name"
     assert fake.seen == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_header_s_value_comes_back(client, stream):
+    """An upstream that quotes what it was sent gives none of it away, whatever the header is called."""
+    client, fake = client
+    fake.planned.append(fake.refusal(Refused(400, "invalid_request_error", "no team is called wombat-4711, dear caller")))
+    with pytest.raises(openai.BadRequestError, match="dear caller") as caught:
+        await client.chat.completions.create(model="foreign", messages=[{"role": "user", "content": "hi"}], stream=stream)
+    assert fake.seen[-1].headers["x-team"] == "wombat-4711"
+    assert "wombat" not in str(caught.value) + caught.value.response.text
+
+
+@pytest.mark.parametrize("client", ["anthropic"], indirect=True)
+async def test_nor_does_it_in_the_middle_of_a_stream(client):
+    """An error event is told in the upstream's words without it; names that are no secret stay readable."""
+    client, fake = client
+    error = {"type": "invalid_request_error", "message": "wombat-4711 cannot have anthropic-version 2023-06-01"}
+    event = b"event: error\ndata: " + json.dumps({"type": "error", "error": error}).encode() + b"\n\n"
+    fake.planned.append(Answer(headers={"content-type": "text/event-stream"}, pieces=[event]))
+    with pytest.raises(openai.BadRequestError, match="anthropic-version 2023-06-01") as caught:
+        await client.chat.completions.create(model="foreign", messages=[{"role": "user", "content": "hi"}], stream=True)
+    assert "wombat" not in str(caught.value)
 
 
 @pytest.mark.parametrize("client", ["anthropic", "bedrock"], indirect=True)

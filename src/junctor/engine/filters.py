@@ -130,6 +130,11 @@ class Limited(Struct, frozen=True):
 NOBODY: Mapping[str, Limited] = {}
 
 
+def _kind(place: Place) -> tuple[int, frozenset[str]]:
+    """Places of one kind can be told the same: those of one provider whose targets say the same fields themselves."""
+    return id(place.provider), frozenset(place.provider.cannot.keys() & place.target.settings.keys())
+
+
 class Filter:
     """The hard filters over one catalogue. Equal remainders are the same object, because policies key lookups on identity.
 
@@ -144,9 +149,9 @@ class Filter:
         places: Mapping[str, tuple[Place, ...]] | None = None,
     ) -> None:
         self.targets = targets
-        known = {id_: found for id_ in targets.ids if (found := (places or {}).get(id_)) and odd_fields(found)}
-        self._choosy = known
-        self._odd = odd_fields(place for found in known.values() for place in found)
+        self._choosy = {id_: found for id_ in targets.ids if (found := (places or {}).get(id_)) and odd_fields(found)}
+        self._odd = odd_fields(place for found in self._choosy.values() for place in found)
+        self._alike = {_kind(place): place for found in self._choosy.values() for place in found}
         self._can = {id_: can.get(id_) for id_ in targets.ids}
         self._context = min((t.limits.context_tokens or ANY for t in targets), default=ANY)
         self._output = min((t.limits.output_tokens or ANY for t in targets), default=ANY)
@@ -190,9 +195,12 @@ class Filter:
 
     def _limited(self, request: Request) -> dict[str, Limited]:
         """The targets that cannot be told all of this everywhere."""
-        found = {}
+        by_kind = {kind: place.provider.untold(request, place.target) for kind, place in self._alike.items()}
+        found: dict[str, Limited] = {}
+        if not any(by_kind.values()):
+            return found
         for id_, places in self._choosy.items():
-            untold = [place.provider.untold(request, place.target) for place in places]
+            untold = [by_kind[_kind(place)] for place in places]
             if any(untold):
                 told = tuple(place.can for place, fields in zip(places, untold, strict=True) if not fields)
                 found[id_] = Limited(told) if told else Limited(self._can[id_], min(untold, key=len))

@@ -90,15 +90,15 @@ class Provider(ABC):
     def untold(self, request: Request, target: Target) -> dict[str, str]:
         """The fields of a request that cannot be told to this target, each with its reason; {} when all can be.
 
-        What the target's settings say goes before the request's own.
+        What the target's settings say goes before the request's own. Targets whose settings name the same fields are alike.
         """
         found: dict[str, str] = {}
-        for name, value in request.params.items():
-            why = self.cannot.get(name)
-            if why is None or value is None or name in self.ignored or name in target.settings:
+        cannot, params = self.cannot, request.params
+        for name in params:
+            if name not in cannot or name in self.ignored or name in target.settings:
                 continue
-            if said := why(value):
-                found[name] = said
+            if params[name] is not None and (why := cannot[name](params[name])):
+                found[name] = why
         return found
 
     @abstractmethod

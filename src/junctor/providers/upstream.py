@@ -26,7 +26,7 @@ MOST_BODY_BYTES = 128 * 1024 * 1024
 MOST_INTERIM = 32
 HIGH_WATER = 512 * 1024
 CALM = (204, 304)
-PLAIN = frozenset({"accept", "accept-encoding", "content-type", "user-agent", "host"})
+PLAIN = frozenset({"accept", "accept-encoding", "content-type", "user-agent", "host", "anthropic-version", "anthropic-beta"})
 SECRET_CHARS = 8
 
 

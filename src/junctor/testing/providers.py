@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from junctor.errors import UpstreamError, UpstreamTimeout
+from junctor.errors import RequestError, UpstreamError, UpstreamTimeout
 from junctor.providers.base import Provider, Reply, Usage
 from junctor.types import Request, Target
 
@@ -98,10 +98,10 @@ def _content(read: dict[str, Any], what: str) -> str:
 
 
 async def _call(work: Awaitable[Result], what: str, limit_s: float) -> Result:
-    """Await a call; anything but an UpstreamError is a broken contract, and so is not coming back."""
+    """Await a call; anything but an UpstreamError or RequestError is a broken contract, and so is not coming back."""
     try:
         return await asyncio.wait_for(work, limit_s)
-    except UpstreamError:
+    except (UpstreamError, RequestError):
         raise
     except TimeoutError:
         raise AssertionError(f"{what} did not come back within {limit_s:g} s") from None
@@ -112,7 +112,7 @@ async def _call(work: Awaitable[Result], what: str, limit_s: float) -> Result:
 async def _answered(work: Awaitable[Result], what: str, limit_s: float) -> Result:
     try:
         return await _call(work, what, limit_s)
-    except UpstreamError as error:
+    except (UpstreamError, RequestError) as error:
         raise AssertionError(f"{what} failed on a request that it should answer: {error}") from error
 
 
@@ -213,12 +213,12 @@ async def check_timeout(provider: Provider, target: Target, request: Request, ti
 
 
 async def check_errors(provider: Provider, target: Target, timeout_s: float = 10.0) -> None:
-    """Odd requests are answered or refused with an UpstreamError; nothing else escapes."""
+    """Odd requests are answered, or refused with an UpstreamError or a RequestError; nothing else escapes."""
     for what, request in _odd_requests():
         for way, call in (("complete", provider.complete), ("stream", provider.stream)):
             try:
                 await _call(call(request, target, timeout_s), f"{way} with {what}", timeout_s + GRACE_S)
-            except UpstreamError:
+            except (UpstreamError, RequestError):
                 continue
 
 
