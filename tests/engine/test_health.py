@@ -121,6 +121,19 @@ def test_calls_that_were_under_way_do_not_lengthen_the_cooldown():
     virtually(main)
 
 
+def test_last_tries_in_an_outage_of_all_do_not_lengthen_the_cooldown():
+    """Two seconds without anybody, a hundred calls a second that are tried all the same: the breaker closes soon after."""
+    clock = [0.0]
+    health = Health(threshold=3, base_s=0.5, clock=lambda: clock[0])
+    vital = health.vital("t")
+    for number in range(200):
+        clock[0] = number * 0.01
+        health.enter(vital, 10.0)
+        health.left(vital, UpstreamRefused("no connection"), clock[0])
+    assert 0 < health.cooling_s("t") <= 2.0  # 0.5, then 1 after the first probe, then 2 after the second
+    assert vital.outstanding == 0
+
+
 def test_an_answer_that_was_under_way_does_not_lift_retry_after():
     """One call is told to come back in 30 s; another, begun before, still gets its answer. The 30 s hold."""
 

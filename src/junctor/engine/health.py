@@ -177,7 +177,7 @@ class Health:
     def failed(self, target: str, error: JunctorError, deployment: str = "") -> None:
         """The place did not answer; an error that is the caller's own to mend does not count."""
         if counts(error):
-            self._blame(self.vital(target, deployment), error, self.clock())
+            self._blame(self.vital(target, deployment), error, float("inf"))
 
     def _forgive(self, vital: Vital) -> None:
         if vital in self._ill:
@@ -187,7 +187,8 @@ class Health:
     def _blame(self, vital: Vital, error: JunctorError, began_at: float) -> None:
         now = self.clock()
         self._ill.add(vital)
-        news = began_at >= vital.opened_at or vital.probing
+        # A last try while all are to be left alone says nothing new: else a short outage under load would be a long one.
+        news = vital.probing or (began_at >= vital.opened_at and began_at >= vital.until)
         vital.failures += news
         wait = self._wait_s(vital.failures) if news else 0.0
         asked = error.retry_after_s if isinstance(error, UpstreamError) else None

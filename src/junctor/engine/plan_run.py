@@ -77,9 +77,11 @@ class PlanRun(Run):
     async def complete(self, ask: Ask[Reply] | None = None) -> Answer:
         """Run the plan to the answer that is given; its outcome bears the cost of all calls. Raises like `Run.complete`."""
         if ask is not None:
-            raise RequestError(
+            error = RequestError(
                 "a plan that looks at answers can only chat", field="model", fix="name a target, or another alias"
             )
+            self.close(error)
+            raise error
         taken = await self._run()
         self.settle(taken.target.id, taken.outcome)
         return Answer(taken.reply, self, taken.target, self._billed(taken.outcome))

@@ -237,13 +237,15 @@ class Service:
         return hit
 
     def _collect(self, slot: Slot, answer: StreamAnswer) -> None:
+        context = answer.run.context
+        assert context is not None
+        context.slot = slot  # dropped when the stream breaks
         collecting = slot.collect(answer.reply, answer.target.id)
         if collecting is None:
+            context.slot = None
             slot.drop()
-            return
-        answer.through(collecting)
-        if answer.run.context is not None:
-            answer.run.context.slot = slot  # dropped when the stream breaks
+        else:
+            answer.through(collecting)
 
     def _say(self, passage: Passage) -> None:
         if passage.noticed is not None and passage.noticed.findings:
