@@ -403,7 +403,7 @@ GATES: tuple[GateEntry, ...] = (
     GateEntry(
         "testam",
         "junctor.layers.domains:least_error",
-        "TESTAM (abstract)",
+        "TESTAM (authors' code): gate and losses, not its experts",
         "adapted",
         "top-1, trained as a classifier of which expert errs least",
     ),

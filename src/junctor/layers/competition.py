@@ -87,22 +87,24 @@ class CompetitionScorer(LinearScorer):
         logits_TE = fp32_logits(context.x_TD, self.weight_ED)
         if not self.competes(context):
             return Scores(logits_TE, logits_TE.softmax(dim=-1))
-        out_TEO = self._outputs(context.x_TD)
+        out_TEO = responses(self._experts, context.x_TD, self.experts)
         with torch.autocast(out_TEO.device.type, enabled=False):
             return CompetitionScores(logits_TE, functional.softplus(out_TEO).mean(dim=-1), likeness=_likeness(out_TEO, context))
 
-    def _outputs(self, x_TD: Tensor) -> Tensor:
-        if self._experts is None:
-            raise UserError("no experts to compete", field="experts", fix="gate.scorer.attach_experts(bank)")
-        (experts,) = self._experts
-        if isinstance(experts, ExpertBank):
-            out_TEO: Tensor = experts(x_TD.to(experts.w_in_EDI.dtype)).transpose(0, 1)
-        else:
-            out_TEO = experts(x_TD)
-        if out_TEO.dim() != 3 or out_TEO.shape[:2] != (x_TD.shape[0], self.experts):
-            fix = f"({x_TD.shape[0]}, {self.experts}, width)"
-            raise UserError(f"are {tuple(out_TEO.shape)}", field="responses", fix=fix)
-        return out_TEO.float()
+
+def responses(experts: tuple[ExpertBank | Responses] | None, x_TD: Tensor, count: int) -> Tensor:
+    """Outputs [T, E, O] of all experts that were attached, fp32; UserError where none were, or they are of another number."""
+    if experts is None:
+        raise UserError("no experts to look at", field="experts", fix="gate.scorer.attach_experts(bank)")
+    (attached,) = experts
+    if isinstance(attached, ExpertBank):
+        out_TEO: Tensor = attached(x_TD.to(attached.w_in_EDI.dtype)).transpose(0, 1)
+    else:
+        out_TEO = attached(x_TD)
+    if out_TEO.dim() != 3 or out_TEO.shape[:2] != (x_TD.shape[0], count):
+        fix = f"({x_TD.shape[0]}, {count}, width)"
+        raise UserError(f"are {tuple(out_TEO.shape)}", field="responses", fix=fix)
+    return out_TEO.float()
 
 
 def _likeness(out_TEO: Tensor, context: RouteContext) -> Tensor:

@@ -18,6 +18,7 @@ from junctor.layers.balancing import importance_loss, mean_rows, normalised, rea
 from junctor.layers.contracts import Balancer, Gate
 from junctor.layers.hooks import ShiftedScorer, shifted
 from junctor.layers.linear import LinearScorer, fp32_logits
+from junctor.layers.memory import MemoryScorer
 from junctor.layers.plan import Plan, RouteContext, Scores
 from junctor.layers.pooling import Float32State, task_T
 from junctor.layers.selectors import TopK, check_k
@@ -163,14 +164,36 @@ def classification_loss(scores: Scores, error_TE: Tensor) -> Tensor:
     return mean_rows(each_T[:, None]).sum()
 
 
-def least_error(d_model: int, experts: int = 3) -> Gate:
-    """TESTAM's gate: top-1 among (three) experts of different kind, trained as a classifier by `classification_loss`.
+def worst_and_best_loss(scores: Scores, error_TE: Tensor) -> Tensor:
+    """TESTAM's two losses, as released: -(1/2) mean over T and E of (avoid_te + best_te) ln p_te; zero without tokens.
 
-    Every expert runs in training, to know the errors; one runs afterwards. Source: the abstract only ("A time-enhanced
-    spatio-temporal attention model with mixture of experts"); its second loss (avoiding the worst expert) and the memory that
-    its gate reads are not built. Experts of any kind will do here.
+    best_te is 1 for the expert of least error. avoid_te is 1 for the expert that the gate has chosen, unless that errs most:
+    then the others share one, in proportion to their errors.
     """
-    return Gate(LinearScorer(d_model, experts), TopK(1, "plain"))
+    if error_TE.shape != scores.logits_TE.shape:
+        fix = f"one per token and expert: {tuple(scores.logits_TE.shape)}"
+        raise UserError(f"errors are {tuple(error_TE.shape)}", field="error_TE", fix=fix)
+    error_TE, experts = error_TE.detach(), error_TE.shape[1]
+    best_TE = functional.one_hot(pseudo_labels(error_TE), experts).float()
+    chosen_T, worst_T = scores.logits_TE.detach().argmax(dim=1), error_TE.argmax(dim=1)
+    chosen_TE = functional.one_hot(chosen_T, experts).float()
+    others_TE = error_TE * (1 - functional.one_hot(worst_T, experts))
+    others_TE = others_TE / others_TE.sum(dim=1, keepdim=True).clamp_min(1e-20)
+    avoid_TE = torch.where((chosen_T == worst_T)[:, None], others_TE, chosen_TE)
+    return -0.5 * mean_rows((avoid_TE + best_TE) * scores.logits_TE.log_softmax(dim=-1)).mean()
+
+
+def least_error(d_model: int, experts: int = 3, *, memory: int = 0, width: int = 32) -> Gate:
+    """TESTAM's gate: top-1 among (three) experts of different kind, trained by `worst_and_best_loss`.
+
+    memory   units of the memory that the gate reads (20 as released, of width 32), see `memory.MemoryScorer`; 0: a linear gate
+    Every expert runs in training, to know the errors; with the memory always, without it one runs afterwards. Source: the
+    authors' code ("A time-enhanced spatio-temporal attention model with mixture of experts"). Not built: its three experts
+    (temporal, spatio-temporal, attention), whose graph is made from the memory too: experts of any kind will do here; and the
+    optional weighting of the losses by uncertainty. The released output is not multiplied by the weight; here it is.
+    """
+    scorer = MemoryScorer(d_model, experts, memory, width) if memory else LinearScorer(d_model, experts)
+    return Gate(scorer, TopK(1, "plain"))
 
 
 # MAGNET: first every expert is used, then each token decides
