@@ -159,5 +159,6 @@ def _priced(target: Target, cost: float) -> Target:
 
 def _times(target: Target, factor: float) -> Target:
     assert target.price is not None
-    per = {name: getattr(target.price, name) * factor for name in target.price.__struct_fields__}
+    known = {name: getattr(target.price, name) for name in target.price.__struct_fields__}
+    per = {name: figure * factor for name, figure in known.items() if figure is not None}
     return msgspec.structs.replace(target, price=Price(**per))
