@@ -17,6 +17,7 @@ from junctor.layers.adapters import (
     lora_scale,
     read_lora,
 )
+from junctor.layers.head_wise import mh_moe
 from junctor.layers.merging import kalavai
 from junctor.layers.plan import Plan
 from junctor.layers.selectors import plan_from_mask
@@ -164,3 +165,8 @@ def test_peft_weights_that_are_not_plain_lora_are_refused():
         read_lora(two)
     with pytest.raises(UserError, match="A is"):
         read_lora({"m.lora_A.weight": torch.ones(2, 2), "m.lora_B.weight": torch.ones(2, 3)})
+
+
+def test_a_gate_over_heads_is_refused() -> None:
+    with pytest.raises(UserError, match="parts of tokens"):
+        AdaptedLinear(nn.Linear(8, 4), LoraBank(8, 4, 3), mh_moe(8, 3, heads=4))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from junctor.errors import UserError
 from junctor.layers.contracts import Gate
+from junctor.layers.head_wise import mh_moe
 from junctor.layers.hugging_face import blocks, equivalent_gate, padded, swap_gate, swap_gates, to_layer
 from junctor.layers.layer import MoELayer
 from junctor.layers.linear import LinearScorer
@@ -98,6 +99,8 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match="knows 5 experts, the block has 4"):
         swap_gate(block, Gate(LinearScorer(8, 5), TopK(2)))
     sees = type("Sees", (TopK,), {"causal": False})
+    with pytest.raises(UserError, match="parts of tokens"):
+        swap_gate(block, mh_moe(8, 4, heads=2))
     with pytest.raises(UserError, match="looks at later tokens"):
         swap_gate(block, Gate(LinearScorer(8, 4), sees(2)))
     swap_gate(block, Gate(LinearScorer(8, 4), sees(2)), allow_non_causal=True)

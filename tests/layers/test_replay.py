@@ -16,7 +16,7 @@ from junctor.layers.adapters import AdaptedLinear, LoraBank
 from junctor.layers.catalogue import gate
 from junctor.layers.layer import MoELayer
 from junctor.layers.plan import RouteContext
-from junctor.layers.replay import Draws, rewinding
+from junctor.layers.replay import Draws, checksum, rewinding
 
 D, E = 8, 6
 NOISY: dict[str, dict[str, Any]] = {
@@ -158,6 +158,20 @@ def test_a_replay_of_other_tokens_is_named_and_rewinding_helps() -> None:
         checkpoint(run, x, use_reentrant=False).backward()
     checkpoint(run, x, use_reentrant=False, context_fn=rewinding(draws)).backward()
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("shape", [(3, 7), (4, 8), (0, 8)])
+def test_a_checksum_sees_every_bit_and_no_layout(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    x = torch.randn(shape).to(dtype)
+    assert checksum(x) == checksum(x.t().contiguous().t())
+    if x.numel():
+        other = x.clone()
+        other[-1, -1] = torch.nextafter(x[-1, -1].float(), torch.tensor(9.0)) if dtype == torch.float32 else -x[-1, -1]
+        assert checksum(other) != checksum(x)
+        other[-1, -1] = torch.nan
+        assert checksum(other) == checksum(other.clone())
+    assert checksum(x) != checksum(x.reshape(-1, 1))
 
 
 def test_what_was_drawn_is_no_part_of_the_layer() -> None:

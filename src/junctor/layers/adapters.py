@@ -194,6 +194,8 @@ class AdaptedLinear(nn.Module):
             )
         if gate is not None and gate.experts != bank.experts:
             raise UserError(f"the gate knows {gate.experts} adapters", field="gate", fix=f"the bank has {bank.experts}")
+        if gate is not None and gate.heads > 1:
+            raise UserError("the gate routes parts of tokens", field="gate", fix="a gate over whole tokens")
         self.linear, self.bank, self.gate = frozen(linear), bank, gate
         self._draws = Draws()
 

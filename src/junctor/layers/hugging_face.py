@@ -103,6 +103,10 @@ def _fits(block: nn.Module, gate: Gate, *, allow_non_causal: bool) -> None:
         raise UserError(
             f"the gate knows {gate.experts} experts, the block has {experts}", field="gate", fix=f"experts={experts}"
         )
+    if gate.heads > 1:
+        raise UserError(
+            f"gate {gate.name or 'given'!r} routes parts of tokens", field="gate", fix="a gate over tokens: experts are as wide"
+        )
     if not gate.causal and not allow_non_causal:
         raise UserError(
             f"gate {gate.name or 'given'!r} looks at later tokens", field="gate", fix="another gate, or allow_non_causal=True"

@@ -36,7 +36,9 @@ def in_backward() -> bool:
 
 def checksum(x_TD: Tensor) -> tuple[Any, ...]:
     """Shape, dtype and the sum of the bits read as whole numbers: exact in any order of addition, also of NaN."""
-    bits = x_TD.detach().contiguous().view(_BITS[x_TD.element_size()])
+    flat = x_TD.detach().contiguous().flatten()
+    whole = flat.numel() * flat.element_size() % 8 == 0  # eight bytes at a time is faster; the sum may wrap around
+    bits = flat.view(torch.int64 if whole else _BITS[flat.element_size()])
     return (*x_TD.shape, x_TD.dtype, int(bits.sum()))
 
 
