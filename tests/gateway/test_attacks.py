@@ -11,9 +11,13 @@ import pytest
 from junctor.config import parse_config
 from junctor.gateway import serve_async
 from junctor.gateway.assembly import assemble
+from junctor.gateway.replies import header_text
 
 from .conftest import Served
 from .test_bad_requests import call
+from .test_keys import bearer, keyed, spent
+
+__all__ = ["keyed"]
 
 CHUNKED = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -212,3 +216,74 @@ async def test_names_that_callers_make_up_are_printable(upstream, gateway, value
         answer = await said(served, posted(body, name + b": " + value, b"connection: close"))
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["param"] == name.decode()
+
+
+# figures and keys
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/v1/chat/completions", {"max_tokens": HUGE}),
+        ("/v1/chat/completions", {"max_completion_tokens": HUGE}),
+        ("/v1/chat/completions", {"seed": HUGE, "top_k": HUGE, "logit_bias": {"1": HUGE}}),
+        ("/v1/chat/completions", {"metadata": {"junctor_budget_usd": HUGE}}),
+        ("/v1/chat/completions", {"metadata": {"junctor_deadline_s": HUGE}}),
+        ("/v1/messages", {"max_tokens": HUGE}),
+        ("/v1/messages", {"max_tokens": 9, "thinking": {"type": "enabled", "budget_tokens": HUGE}}),
+        ("/v1/responses", {"max_output_tokens": HUGE, "input": "hi"}),
+        ("/v1/embeddings", {"dimensions": HUGE, "input": "hi"}),
+        ("/v1/feedback", {"quality": HUGE, "decision_id": "x"}),
+        ("/v1/feedback", {"cost_usd": -HUGE, "decision_id": "x"}),
+    ],
+)
+async def test_a_figure_that_no_machine_holds_is_the_callers_mistake(keyed, upstream, path, more) -> None:
+    """Neither a bug of ours, nor more than the budget, nor a hold that overflows."""
+    served, keeper = await keyed(await upstream())
+    record, key = await keeper.create({"budget_usd": 1.0, "tokens_per_minute": 1000})
+    body = more if "decision_id" in more else {"model": "auto", "messages": [{"role": "user", "content": "hi"}], **more}
+    reply = await served.session.post(served.url + path, json=body, headers=bearer(key))
+    assert reply.status != 500, await reply.text()
+    assert (await spent(keeper, record))[1] == 0.0
+
+
+async def test_a_key_in_the_address_opens_nothing(keyed, upstream, caplog) -> None:
+    """And is written nowhere."""
+    caplog.set_level("DEBUG")
+    served, keeper = await keyed(await upstream())
+    _, key = await keeper.create({})
+    for query in (f"key={key}", f"api_key={key}", f"access_token={key}", f"authorization=Bearer%20{key}"):
+        reply = await served.session.post(f"{served.url}/v1/chat/completions?{query}", json=call())
+        assert reply.status == 401
+        assert key not in await reply.text()
+    assert key not in caplog.text
+
+
+async def test_the_first_key_counts_and_an_empty_one_is_none(keyed, upstream) -> None:
+    served, keeper = await keyed(await upstream())
+    _, key = await keeper.create({})
+    good, bad, empty = b"Authorization: Bearer " + key.encode(), b"authorization: Bearer jk-bad", b"authorization: Bearer "
+    body = json.dumps(call()).encode()
+    for headers, status in (
+        ((good, bad), 200),
+        ((bad, good), 401),
+        ((empty, good), 401),
+        ((empty,), 401),
+        ((b"AUTHORIZATION: bEARER " + key.encode(),), 200),
+        ((b"authorization: Basic x", b"X-API-KEY: " + key.encode()), 200),
+        ((b"authorization: Bearer\x09" + key.encode(),), 401),
+    ):
+        answer = await said(served, posted(body, *headers, b"connection: close"))
+        assert answer.startswith(b"HTTP/1.1 %d " % status), headers
+
+
+@pytest.mark.parametrize("name", ["a\r\nset-cookie: x=1", "a\nb", "é\u2028", "x" * 1000, "\x00\x7f"])
+def test_no_name_breaks_a_header(name) -> None:
+    """Targets, policies and what guards say stand in headers."""
+    shown = header_text(name)
+    assert shown.isascii()
+    assert not set(shown) & {0, 10, 13, 127}
+    assert len(shown) <= 200

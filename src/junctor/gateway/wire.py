@@ -24,6 +24,8 @@ PART_NEEDS = {
     "file": "files",
 }
 MOST_CHOICES = 128
+MOST_TOKENS = 2**31 - 1
+LARGEST_FIGURE = 2**53
 NO_NEEDS: frozenset[str] = frozenset()
 
 _decode = msgspec.json.Decoder().decode
@@ -158,8 +160,10 @@ def _object(name: str, value: Any) -> str:
 
 
 def _tokens(name: str, value: Any) -> str:
-    if type(value) is not int or value < 1:
-        raise RequestError("is not a whole number above 0", field=name, fix="leave it out for the model's own limit")
+    if type(value) is not int or not 1 <= value <= MOST_TOKENS:
+        raise RequestError(
+            "is not a whole number above 0, or far too large", field=name, fix="leave it out for the model's own limit"
+        )
     return ""
 
 
@@ -278,5 +282,7 @@ def parse_feedback(body: bytes) -> Feedback:
         if value is not None:
             if type(value) not in (int, float):
                 raise RequestError("is not a number", field=name, fix="leave it out when it is not known")
+            if abs(value) > LARGEST_FIGURE:
+                raise RequestError("is far too large", field=name, fix="leave it out when it is not known")
             figures[name] = float(value)
     return Feedback(id_, Outcome(**figures), comment or "")
