@@ -483,6 +483,13 @@ SYSTEMS: tuple[GateEntry, ...] = (
         "ranks as experts over a frozen random projection",
     ),
     GateEntry(
+        "uoe-attention",
+        "junctor.layers.head_selection:SelectedHeads",
+        "Yang et al. 2025, Union of Experts (part of the authors' code)",
+        "adapted",
+        "attention whose heads are experts, chosen per token",
+    ),
+    GateEntry(
         "t2mir",
         "junctor.layers.continual:TwoWay",
         "T2MIR (authors' code)",

@@ -98,7 +98,7 @@ def uoe(
     """`uoe`: Union of Experts: softmax gate over the parts of a dense block, the better half of them by default.
 
     Yang et al. 2025, Union of Experts (part of the released code read): E/2 parts, gate normalised over the batch and scaled by
-    the capacity. Selection of attention heads as parts is not built: only the MLP's. Both patch-wise (`by="token"`) and
+    the capacity. For attention heads as parts see `head_selection.SelectedHeads`. Both patch-wise (`by="token"`) and
     expert-wise choice. With normalise="token" or "ones" and by="token" the route is causal and batch invariant.
     """
     alone = by == "token" and normalise != "batch"
