@@ -136,7 +136,7 @@ def test_an_estimators_name_means_the_utility_over_it():
         ("knn", {"cost_wieght": 3}, r"knn\.cost_wieght: unknown setting \(did you mean 'cost_weight'"),
         ("knn", {"k": "many"}, r"knn\.k: Expected `int`"),
         ("knn", {"cost_weight": "much"}, r"knn\.cost_weight: Expected `float`"),
-        ("fixed", {"targets": "a"}, r"fixed\.targets: unknown setting \(did you mean 'target'\? known: target\)"),
+        ("fixed", {"targets": "a"}, r"fixed\.targets: unknown setting \(did you mean 'target'\? known: target, then\)"),
         ("mean", {"alpha": 1}, r"mean\.alpha: unknown setting"),
     ],
 )

@@ -125,7 +125,7 @@ def test_logs_are_imported_judged_and_fitted(served: Served) -> None:
         url = f"http://127.0.0.1:{served.port}/v1/feedback"
         body = (feedback % id_[1]).encode()
         urllib.request.urlopen(urllib.request.Request(url, body, {"content-type": "application/json"}), timeout=5).close()
-    run = [c for c in commands() if c.startswith(("junctor import", "junctor bench", "junctor fit"))]
+    run = [c for c in commands() if c.startswith(("junctor import journal", "junctor bench", "junctor fit"))]
     assert len(run) >= 3
     for command in run:
         ran = served.sh(command.replace("junctor bench", "junctor bench --seeds 2"))
