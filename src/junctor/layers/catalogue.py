@@ -410,7 +410,7 @@ GATES: tuple[GateEntry, ...] = (
     GateEntry(
         "magnet",
         "junctor.layers.domains:magnet",
-        "MAGNET (abstract)",
+        "MAGNET (abstract): the gate, not its graph experts",
         "adapted",
         "linear top-k; from coverage to specialisation by entropy",
     ),
