@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import json
 
@@ -287,3 +288,23 @@ def test_no_name_breaks_a_header(name) -> None:
     assert shown.isascii()
     assert not set(shown) & {0, 10, 13, 127}
     assert len(shown) <= 200
+
+
+@pytest.mark.parametrize("depth", [150, 250, 960, 970, 2000, 5000])
+async def test_json_that_can_be_read_can_be_written_again(keyed, upstream, depth) -> None:
+    """Deep JSON is either carried through or refused: it never breaks on its way."""
+    up = await upstream()
+    served, keeper = await keyed(up)
+    _, key = await keeper.create({"budget_usd": 1.0})
+    deep = b'{"a":' * depth + b"1" + b"}" * depth
+    chat = b'{"model": "auto", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, "%b": [{"b": %b}]}'
+    for path, body in (
+        ("/v1/chat/completions", chat % (b"tools", deep)),
+        ("/v1/chat/completions", chat % (b"extra", deep)),
+        ("/v1/messages", chat % (b"tools", deep)),
+        ("/v1/embeddings", b'{"model": "t0", "input": "x", "extra": %b}' % deep),
+        ("/v1/responses", b'{"model": "auto", "input": [{"role": "user", "content": "x", "extra": %b}]}' % deep),
+    ):
+        reply = await served.session.post(served.url + path, data=io.BytesIO(body), headers=bearer(key))
+        assert reply.status == 400 if depth > 200 else reply.status != 500, (path, await reply.text())
+    assert depth <= 200 or up.bodies == []

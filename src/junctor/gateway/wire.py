@@ -24,6 +24,7 @@ PART_NEEDS = {
     "file": "files",
 }
 MOST_CHOICES = 128
+MOST_DEPTH = 200
 MOST_TOKENS = 2**31 - 1
 LARGEST_FIGURE = 2**53
 NO_NEEDS: frozenset[str] = frozenset()
@@ -48,10 +49,27 @@ def parse_json(body: bytes) -> dict[str, Any]:
     except msgspec.DecodeError as error:
         raise RequestError(f"is not JSON: {_plain(str(error))}", field="body", fix="send one JSON object") from error
     except RecursionError as error:
-        raise RequestError("is nested too deeply", field="body", fix="send flatter JSON") from error
+        raise _nested() from error
     if not isinstance(found, dict):
         raise RequestError("is not a JSON object", field="body", fix="send {…}")
+    if body.count(b"[") + body.count(b"{") > MOST_DEPTH and _too_deep(found):
+        raise _nested()
     return found
+
+
+def _nested() -> RequestError:
+    return RequestError("is nested too deeply", field="body", fix="send flatter JSON")
+
+
+def _too_deep(found: Any) -> bool:
+    """Whether it could be read here, but perhaps not be written again further down."""
+    level = [found]
+    for _ in range(MOST_DEPTH):
+        inner = [value for holder in level for value in (holder.values() if type(holder) is dict else holder)]
+        level = [value for value in inner if type(value) is dict or type(value) is list]
+        if not level:
+            return False
+    return True
 
 
 def _plain(message: str) -> str:
