@@ -12,6 +12,7 @@ import pytest
 from junctor.config import parse_config
 from junctor.gateway import serve_async
 from junctor.gateway.assembly import assemble
+from junctor.gateway.reloading import _close_later
 from junctor.gateway.replies import header_text
 
 from .conftest import Served
@@ -308,3 +309,26 @@ async def test_json_that_can_be_read_can_be_written_again(keyed, upstream, depth
         reply = await served.session.post(served.url + path, data=io.BytesIO(body), headers=bearer(key))
         assert reply.status == 400 if depth > 200 else reply.status != 500, (path, await reply.text())
     assert depth <= 200 or up.bodies == []
+
+
+async def test_an_old_configuration_lives_as_long_as_its_longest_call(upstream, gateway) -> None:
+    """Else a call with a long deadline would be cut off by a reload, and not be booked."""
+    served = await gateway(await upstream(), default_deadline_s=0.02)
+    reply = await served.chat(metadata={"junctor_deadline_s": 0.05})
+    assert reply.status == 200
+    assert served.engine.longest_deadline_s == 0.05
+    closed: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    class Old:
+        engine = served.engine
+
+        async def aclose(self) -> None:
+            closed.append(loop.time())
+
+    began = loop.time()
+    closing = asyncio.create_task(_close_later(Old()))
+    await asyncio.sleep(0)
+    served.engine.longest_deadline_s = 0.2  # one that waited in line
+    await asyncio.wait_for(closing, 10)
+    assert closed[0] - began >= 0.19

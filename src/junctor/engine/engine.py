@@ -99,6 +99,8 @@ class Engine:
         self._hedges = {n: Hedge.of(a.hedge, f"aliases.{n}.hedge") for n, a in self.aliases.items() if a.hedge is not None}
         self.ledger = Ledger(self.aliases, journal, remember=remember, wall=wall)
         self.default_deadline_s = default_deadline_s
+        self.longest_deadline_s = default_deadline_s
+        """Seconds that a call under way may still have at most."""
         self.encode_timeout_s = encode_timeout_s
         self._rng = np.random.default_rng(seed)
         self._clock = clock
@@ -256,6 +258,8 @@ class Engine:
             )
         )
         asked = request.constraints.deadline_s
+        if asked is not None and asked > self.longest_deadline_s:
+            self.longest_deadline_s = asked
         kind, hedge = (PlanRun, None) if looks_at_answers(decision.plan) else (Run, self._hedges.get(alias))
         return kind(
             request,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from junctor.tenancy.contracts import Principal
 
 log = logging.getLogger("junctor.gateway")
 Build = Callable[[Config, Service], Service]
+LONGEST_S = 86_400.0
 FIXED = ("host", "port", "workers", "admin_key", "keys")
 """Settings of [gateway] that only a restart changes."""
 
@@ -78,7 +80,7 @@ class Reloader:
 
     def _retire(self, old: Service) -> None:
         """Close a service when the longest call that it can still have is over."""
-        task = asyncio.create_task(_close_later(old, old.engine.default_deadline_s))
+        task = asyncio.create_task(_close_later(old))
         self._retired.append((old, task))
         task.add_done_callback(lambda _: self._retired.remove((old, task)))
 
@@ -99,8 +101,11 @@ class Reloader:
         exchange.reply(200, (JSON_TYPE,), msgspec.json.encode(known))
 
 
-async def _close_later(service: Service, seconds: float) -> None:
-    await asyncio.sleep(seconds)
+async def _close_later(service: Service) -> None:
+    """Callers may have asked for more time than is usual, also those who waited in line until now."""
+    began = time.monotonic()
+    while (left := began + min(service.engine.longest_deadline_s, LONGEST_S) - time.monotonic()) > 0:  # noqa: ASYNC110 - a time, no event
+        await asyncio.sleep(left)
     await service.aclose()
 
 
