@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -14,6 +15,14 @@ DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Embedding caches of one test run are shared between its tests, and never touch the user's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "xdg-cache"))
+
+
+@pytest.fixture(autouse=True)
+def _no_walk_of_the_heap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway looks through the whole heap once when it starts: nothing in its own process, a second in one full of tests."""
+    serving = sys.modules.get("junctor.gateway.serving")
+    if serving is not None:
+        monkeypatch.setattr(serving, "_calm_collector", contextlib.nullcontext)
 
 
 @pytest.fixture(scope="session")
