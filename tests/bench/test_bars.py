@@ -138,6 +138,7 @@ def test_the_board_reproduces_the_routerbench_bars(data: Path) -> None:
     assert board.value("best-single", "cost_usd") == pytest.approx(0.00499, abs=5e-6)
 
 
+@pytest.mark.slow
 def test_without_the_card_graded_scores_stay_graded(data: Path) -> None:
     table = read_table(data / ROUTERDC)
     rows = np.flatnonzero([s in ("train", "test") for s in table.split or ()])[::40]

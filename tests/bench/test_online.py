@@ -124,6 +124,7 @@ def test_references_stand_where_they_must():
         assert (found["frozen_utility"] <= found["frozen_quality"]).all()
 
 
+@pytest.mark.slow
 def test_learning_pays_and_without_learning_it_does_not(monkeypatch):
     learned = figures("linucb")
     assert learned.figures["regret_fixed"][0, 0] < -30

@@ -29,6 +29,7 @@ def results(setup):
     return {name: experiment.run(setup, name, seeds=2, resamples=20) for name in names}
 
 
+@pytest.mark.slow
 def test_figures_are_whole_and_nobody_beats_the_truth(results):
     for found in results.values():
         assert found.figures.keys() == Stream.metrics.keys()

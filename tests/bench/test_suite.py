@@ -61,6 +61,7 @@ def only(board: SuiteBoard, experiment: str = "standard") -> Table:
     return table
 
 
+@pytest.mark.slow
 def test_a_rerun_fits_nothing_and_says_the_same(
     few: None, table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_rerun_fits_nothing_and_says_the_same(
     assert first == second
 
 
+@pytest.mark.slow
 def test_what_a_figure_depends_on_is_in_the_key(few: None, table_file: Path, tmp_path: Path) -> None:
     planned, _ = run(tmp_path, table_file)
     for change in ({"seeds": 3}, {"resamples": 40}, {"encoder": "static"}, {"quick": True}):
@@ -85,6 +87,7 @@ def test_what_a_figure_depends_on_is_in_the_key(few: None, table_file: Path, tmp
     assert sets.of_file(moved).digest(Path()) != sets.of_file(table_file).digest(Path())
 
 
+@pytest.mark.slow
 def test_a_damaged_or_half_written_result_is_made_again(few: None, table_file: Path, tmp_path: Path) -> None:
     planned, board = run(tmp_path, table_file)
     folder = tmp_path / "standard" / "planted"
@@ -153,6 +156,7 @@ def test_a_recorded_split_is_judged_on_all_its_sides(few: None, tmp_path: Path, 
         assert table.best_bar
 
 
+@pytest.mark.slow
 def test_a_unit_that_fails_is_recorded_and_stops_nobody(
     few: None, table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,11 +190,13 @@ def test_a_unit_that_takes_too_long_is_given_up(
     assert "longer than" in record.why
 
 
+@pytest.mark.slow
 def test_a_policy_that_cannot_answer_says_why(few: None, table_file: Path, tmp_path: Path) -> None:
     planned = suite.plan(asked(tmp_path), [sets.of_file(table_file)], ("onboarding",), ("mean",))
     assert "best-single" not in {unit.policy for unit in planned.units}, "it has no way to onboard"
 
 
+@pytest.mark.slow
 def test_a_plugin_takes_part_and_one_that_needs_a_setting_is_named(
     table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +240,7 @@ def test_labels_are_seen_only_by_who_asks_for_them(
     assert known.figures["aiq"][0] > blind.figures["aiq"][0] + 0.02, "it reads labels, so it must see them"
 
 
+@pytest.mark.slow
 def test_unseen_datasets_cost_the_label_table_its_lead(few: None, table_file: Path, tmp_path: Path) -> None:
     _, board = run(tmp_path, table_file, "ood")
     table = only(board, "ood")
@@ -243,6 +250,7 @@ def test_unseen_datasets_cost_the_label_table_its_lead(few: None, table_file: Pa
     assert known.figures["aiq"][0] == pytest.approx(blind.figures["aiq"][0], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_onboarding_comes_between_not_knowing_and_fitting_anew(few: None, table_file: Path, tmp_path: Path) -> None:
     _, board = run(tmp_path, table_file, "onboarding", seeds=3)
     row = only(board, "onboarding").find("label-table")
@@ -271,6 +279,7 @@ def test_the_board_can_be_read_back_and_shown(few: None, table_file: Path, tmp_p
         load_suite(tmp_path / "board" / "board.json")
 
 
+@pytest.mark.slow
 def test_verdicts_follow_the_paired_interval(few: None, table_file: Path, tmp_path: Path) -> None:
     _, board = run(tmp_path, table_file, resamples=100)
     table = only(board)

@@ -183,6 +183,7 @@ def read_or_refused(body):
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(FIELDS, JSON_VALUES, max_size=6), st.booleans())
+@pytest.mark.slow
 def test_whatever_comes_is_read_or_refused(fields, complete):
     """No JSON object makes the parser fail in any other way than with a RequestError."""
     body = json.dumps({**(call() if complete else {}), **fields}).encode()

@@ -54,6 +54,7 @@ def test_pages_that_are_added_are_listed_too() -> None:
     assert found["paths"]["/"]["get"]["security"] == []
 
 
+@pytest.mark.slow
 def test_a_tool_for_such_documents_reads_it() -> None:
     schemathesis = pytest.importorskip("schemathesis")
     pages = [(method, path, Page(lambda e, p: None)) for method, path in OPERATIONS]

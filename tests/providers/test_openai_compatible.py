@@ -122,6 +122,7 @@ async def test_usage_is_read_and_the_bytes_stay_as_they_are(upstream, case):
     assert (reply.body, reply.finish_reason, found) == (body, "length", expected)
 
 
+@pytest.mark.slow
 async def test_a_stream_is_cut_into_events_however_it_arrives(upstream):
     """Events split over packets, two in one packet, CRLF, comments: whole events come out, [DONE] last."""
     first, last = data(DELTA), data(DELTA.replace(b"null", b'"stop"'))

@@ -159,6 +159,7 @@ async def test_nobody_is_there_from_the_start(away):
     await call(tenancy, key, 0.0)
 
 
+@pytest.mark.slow
 async def test_postgres_refuses_to_rewrite_the_audit_log(postgres_server):
     import asyncpg
 
