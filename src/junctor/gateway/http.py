@@ -146,7 +146,7 @@ class Connection(asyncio.Protocol):
         self._headers: Headers = []
         self._body: list[bytes] = []
         self._size = 0
-        self._head_size = 0
+        self._head_size = self._count = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client came."""
@@ -225,20 +225,17 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """httptools: a header; what stands behind the body is none."""
-        if self._head_size >= 0:
-            self._headers.append((name.lower(), value))
+        """httptools: a header, or what stands behind a body and is none."""
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """httptools: the head is there; what is announced too large is refused before it comes."""
         self._head_size = BODY_CAME
+        self._count = len(self._headers)
         for name, value in self._headers:
             if name == b"content-length":
                 self._grow(int(value))
                 self._size = 0
-            elif name == b"transfer-encoding" and self._parser.get_http_version() != "1.1":
-                # A proxy of that age takes what follows for another request.
-                self._refuse(RequestError("has chunks before HTTP/1.1", field="request", fix="send a content-length"))
             elif name == b"expect" and value.lower() == b"100-continue" and not self._refused:
                 self._transport.write(CONTINUE)
 
@@ -260,6 +257,12 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         if parser.should_upgrade() and self._body_behind():
             return
+        version = parser.get_http_version()
+        if version != "1.1" and any(name == b"transfer-encoding" for name, _ in self._headers):
+            # A proxy of that age takes what follows for another request.
+            self._refuse(RequestError("has chunks before HTTP/1.1", field="request", fix="send a content-length"))
+        if len(self._headers) > self._count:
+            del self._headers[self._count :]
         self._reading = False
         if self._refused:
             return
@@ -271,7 +274,7 @@ class Connection(asyncio.Protocol):
             self._headers,
             self._body[0] if len(self._body) == 1 else b"".join(self._body),
             keep_alive=parser.should_keep_alive() and not self.server.stopping,
-            chunked=parser.get_http_version() != "1.0",
+            chunked=version != "1.0",
             query=query,
         )
         self._body = []
