@@ -24,6 +24,9 @@ IDLE_S = 15.0
 MOST_HEAD_BYTES = 64 * 1024
 MOST_BODY_BYTES = 128 * 1024 * 1024
 MOST_INTERIM = 32
+SWEEP_S = 0.02
+"""How far over its limit an answer may be before that is noticed."""
+MANY = 500
 HIGH_WATER = 512 * 1024
 CALM = (204, 304)
 PLAIN = frozenset({"accept", "accept-encoding", "content-type", "user-agent", "host", "anthropic-version", "anthropic-beta"})
@@ -145,7 +148,7 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self.response: Response | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._timer: asyncio.TimerHandle | None = None
+        self.ends, self.limit_s = 0.0, 0.0
         self._paused = False
         self._head_size = 0
         self._interim = 0
@@ -178,7 +181,8 @@ class Connection(asyncio.Protocol):
         response = self.response = Response(self, target)
         self._interim = self._head_size = 0
         if timeout_s is not None:
-            self._timer = self.loop.call_later(max(timeout_s, 0.0), self._expire, timeout_s)
+            self.ends, self.limit_s = self.loop.time() + timeout_s, timeout_s
+            self.upstream.time(self)
         self.transport.write(data)
         return response
 
@@ -187,9 +191,10 @@ class Connection(asyncio.Protocol):
         while response.status < 200:
             await response._progress()
 
-    def _expire(self, seconds: float) -> None:
+    def expire(self) -> None:
+        """The time for this answer is up."""
         if self.response is not None:
-            self._fail(UpstreamTimeout(f"silent for {seconds:.3g} s", target=self.response.target))
+            self._fail(UpstreamTimeout(f"silent for {self.limit_s:.3g} s", target=self.response.target))
             self.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -276,7 +281,7 @@ class Connection(asyncio.Protocol):
 
     def _done(self) -> None:
         response, self.response = self.response, None
-        self._stop_timer()
+        self.upstream.timed.discard(self)
         if response is not None:
             response.complete = True
             self.resume()
@@ -289,18 +294,13 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, error: UpstreamError) -> None:
         response, self.response = self.response, None
-        self._stop_timer()
+        self.upstream.timed.discard(self)
         if response is not None:
             response.fail(error)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def abort(self) -> None:
         """Cut it; nothing that comes after belongs to anybody."""
-        self._stop_timer()
+        self.upstream.timed.discard(self)
         if not self.transport.is_closing():
             self.transport.abort()
 
@@ -341,6 +341,8 @@ class Upstream:
         self._heads: dict[tuple[str, str], bytes] = {}
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
+        self.timed: set[Connection] = set()
+        self._sweeping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ssl: ssl.SSLContext | None = None
 
@@ -405,6 +407,8 @@ class Upstream:
         if self._loop is not loop:
             self._idle.clear()
             self._open.clear()
+            self.timed.clear()
+            self._sweeping = False
             self._loop = loop
             return None
         while self._idle:
@@ -448,6 +452,23 @@ class Upstream:
         idle.append(connection)
         while now - idle[0].idle_since > IDLE_S:
             idle.popleft().abort()
+
+    def time(self, connection: Connection) -> None:
+        """Look after the time of its answer: one look over all of them now and then costs less than a timer for each."""
+        self.timed.add(connection)
+        if not self._sweeping:
+            self._sweeping = True
+            connection.loop.call_later(min(SWEEP_S, max(connection.limit_s, 0.0)), self._sweep, connection.loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop is not self._loop:
+            return
+        now = loop.time()
+        for connection in [one for one in self.timed if one.ends <= now]:
+            connection.expire()
+        self._sweeping = bool(self.timed)
+        if self.timed:
+            loop.call_later(SWEEP_S if len(self.timed) < MANY else 5 * SWEEP_S, self._sweep, loop)
 
     def forget(self, connection: Connection) -> None:
         """It is closed."""
