@@ -91,8 +91,13 @@ async def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
             await process.wait()
             await client.aclose()
         process, port = await start(tmp_path)
+        client = Upstream(f"http://127.0.0.1:{port}")
+        last = asyncio.create_task(call(client, key, said))
+        await asyncio.sleep(2.5)  # within a second of its first call the next one lets go of what the dead had set aside
         process.terminate()
         assert await process.wait() == 0
+        await last
+        await client.aclose()
     reading = Reading(tmp_path / "j.journal")
     decisions, outcomes = set(), {}
     for found in reading:
