@@ -71,7 +71,7 @@ GATES: tuple[GateEntry, ...] = (
     GateEntry(
         "mor",
         "junctor.layers.scorers:mor",
-        "Mixture of Routers (abstract)",
+        "Mixture of Routers (abstract), arXiv 2503.23362",
         "adapted",
         "sub-routers' distributions mixed by a main router",
     ),
@@ -100,7 +100,7 @@ GATES: tuple[GateEntry, ...] = (
     GateEntry(
         "mh-moe",
         "junctor.layers.head_wise:mh_moe",
-        "Head-wise routing for continual learning (abstract); not the older sub-token MH-MoE",
+        "Head-wise routing for continual learning (abstract), arXiv 2602.12587; not the sub-token MH-MoE",
         "adapted",
         "each head's part of a token routed by itself",
     ),
@@ -253,7 +253,7 @@ GATES: tuple[GateEntry, ...] = (
     GateEntry(
         "sam",
         "junctor.layers.hierarchy:sam",
-        "Jiang et al. 2021, Switch and Mixture (abstract)",
+        "Jiang et al. 2021, Switch and Mixture (abstract), arXiv 2110.07431",
         "adapted",
         "one group, top-k inside it",
     ),
