@@ -26,6 +26,8 @@ from junctor.errors import TableError, UnknownName, UserError
 from junctor.outcomes.writing import write_table
 from junctor.testing.planted import planted
 
+pytestmark = pytest.mark.slow  # as a whole: `make check` is an inner loop
+
 ROWS = 240
 NAMES = ("mean", "knn", "label-table", "best-single")
 

@@ -17,6 +17,8 @@ from junctor.service import Service
 
 from .conftest import BODY, answer, engine_over, stall, whole
 
+pytestmark = pytest.mark.slow  # as a whole: `make check` is an inner loop
+
 
 async def caching(gateway, ups, tmp_path):
     engine = engine_over(list(ups), tmp_path)

@@ -20,6 +20,8 @@ from junctor.gateway.assembly import assemble
 from junctor.gateway.seeing import prepare
 from junctor.gateway.serving import serve_async
 
+pytestmark = pytest.mark.slow  # as a whole: `make check` is an inner loop
+
 KEY = "the-admin-key-canary"
 UPSTREAM_KEY = "sk-upstream-canary"
 PROMPT = "prompt-canary <script>alert(1)</script>"

@@ -14,6 +14,8 @@ from junctor.journal import OutcomeRecord
 from junctor.service import Service
 from junctor.service.queueing import Queue
 
+pytestmark = pytest.mark.slow  # as a whole: `make check` is an inner loop
+
 
 def config_of(ups, tmp_path, **sections):
     """One target `m` with a deployment per upstream, the alias `auto` over it, and more sections."""

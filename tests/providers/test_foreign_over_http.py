@@ -22,6 +22,8 @@ from .fakes.gemini import KEY as GEMINI_KEY
 from .fakes.gemini import FakeGemini
 from .fakes.serving import Answer, Refused
 
+pytestmark = pytest.mark.slow  # as a whole: `make check` is an inner loop
+
 CONFIG = """
 [journal]
 path = ""

@@ -13,6 +13,8 @@ from junctor.tenancy.stores import Entry
 
 from .conftest import NOW, Clock, ticket
 
+pytestmark = pytest.mark.slow  # as a whole: `make check` is an inner loop
+
 
 async def now_or_later(value):
     return await value if inspect.isawaitable(value) else value

@@ -12,6 +12,8 @@ from junctor.encoders import load_encoder
 from junctor.fitting import policy_config
 from junctor.testing import check_estimator, check_policy, planted
 
+pytestmark = pytest.mark.slow  # as a whole: `make check` is an inner loop
+
 # Parts that cannot do without a setting. Everything else is checked as it comes.
 SETTINGS: dict[str, dict[str, Any]] = {
     "fixed": {"target": "generalist"},
