@@ -19,7 +19,7 @@ from junctor.encoders.base import Encoder
 from junctor.engine import Answer, CallContext, Engine, StreamAnswer
 from junctor.engine.buffered import Buffered
 from junctor.engine.run import CANCELLED, Ask, Run
-from junctor.errors import DeadlineExceeded, JunctorError, NoTarget, OverBudget
+from junctor.errors import DeadlineExceeded, NoTarget, OverBudget
 from junctor.guards.contracts import Chain, Noticed
 from junctor.journal import OutcomeRecord
 from junctor.providers.base import Reply
@@ -291,11 +291,6 @@ class Service:
         await self.engine.aclose()
         if self.tenancy is not None:
             await self.tenancy.aclose()
-
-
-def refused(error: BaseException) -> bool:
-    """Whether a call was turned away by us, on purpose."""
-    return isinstance(error, JunctorError)
 
 
 def _too_little(error: NoTarget) -> OverBudget:
